@@ -1,0 +1,62 @@
+from libc.stdint cimport uint32_t
+from picows.picows cimport WSFrame, WSListener, WSTransport
+
+from tuskws_fast_ext.frame cimport Frame
+
+
+cdef class FlushPoint:
+    cdef:
+        list dirty                        # connections with something queued in this loop turn
+        object call_soon
+        bint scheduled
+        readonly set blocked              # connections whose socket is full: the owner watches their age
+        readonly set closing              # connections that owe us the end of the closing handshake
+        readonly Py_ssize_t queue_bytes_max
+        readonly Py_ssize_t queue_messages_max
+        readonly unsigned long long messages_out   # messages given to the kernel or to a transport's buffer
+        readonly unsigned long long bytes_out
+        readonly unsigned long long writes         # send and writev calls made for them
+        readonly unsigned long long messages_in
+        readonly unsigned long long bytes_in
+        readonly unsigned long long too_slow       # connections closed with 4008
+        readonly unsigned long long protocol_errors
+
+    cdef int mark(self, Connection connection) except -1
+
+
+cdef class Connection(WSListener):
+    cdef:
+        readonly WSTransport transport
+        FlushPoint point
+        public object session             # gets on_open, on_message, on_pong, on_closed, on_failure
+        Frame first                       # the queue: nearly always one frame deep, so no list until a second comes
+        list rest
+        bytearray partial                 # payload of a fragmented message so far
+        readonly Py_ssize_t queued_bytes  # what waits and counts against the limits
+        readonly Py_ssize_t queued_messages
+        uint32_t message_max
+        uint32_t fragments
+        int fd
+        unsigned char partial_opcode      # 0 = no message in progress
+        public bint batch                 # hello {batch: true}
+        bint is_dirty
+        bint is_blocked                   # the transport holds bytes of ours: nothing may be written past them
+        readonly bint is_closing          # our Close is queued or sent: nothing is queued after it
+        bint peer_closed                  # the peer's Close has come
+        readonly bint is_lost
+        readonly int peer_code            # its code; 1005 = none given, 1006 = no Close came
+        readonly double blocked_since     # monotonic seconds of the last progress
+        readonly double last_input        # monotonic seconds of the last frame
+        public double deadline            # of the closing handshake
+
+    cdef int queue(self, Frame frame) except -1
+    cdef int write_queue(self) except -1
+    cdef int _written(self, Frame frame) except -1
+    cdef int _hand_over(self, bytes wire, Py_ssize_t sent) except -1
+    cdef int _write_many(self) except -1
+    cdef int _finish(self) except -1
+    cdef int _drop_queue(self) except -1
+    cdef int _cut_off(self) except -1
+    cdef int _on_close_frame(self, WSFrame frame) except -1
+    cdef int _on_data_frame(self, WSFrame frame) except -1
+    cdef int _deliver(self, bytes payload, bint text) except -1

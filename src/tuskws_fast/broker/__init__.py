@@ -1,0 +1,1 @@
+"""The broker process: orders publications, owns rooms, presence and history."""

@@ -1,0 +1,45 @@
+"""What workers ask, brought to the engine: a bounded batch of each ring in turn, so that no worker starves another.
+
+The commit point between ordering and fan-out is here: a drained batch is ordered by the engine first, and only what
+`handle` returned is sent. A journal goes between the two.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from tuskws_fast.broker.engine import Engine
+from tuskws_fast.broker.outbox import Outbox
+from tuskws_fast.ipc.link import LinkPoisoned
+from tuskws_fast.ipc.records import DownRecord, Recover, UpRecord
+
+# Records taken of one ring before the next has its turn.
+DRAIN_MAX = 256
+
+
+class Inbox:
+    def __init__(self, engine: Engine, outbox: Outbox) -> None:
+        self._engine = engine
+        self._outbox = outbox
+
+    def drain(self, worker: int, now: float, wall: float) -> bool:
+        """Order what `worker` sent, at most a batch. True: there may be more. Raises `LinkPoisoned`."""
+        link = self._outbox.links[worker]
+        batch = cast(list[UpRecord], link.drain(DRAIN_MAX))
+        decided: list[tuple[int, DownRecord]] = []
+        handle = self._engine.handle
+        for record in batch:
+            if isinstance(record, Recover):
+                self._outbox.asked(worker, record.room)
+            decided += handle(worker, record, now, wall)
+        self._outbox.send(decided)
+        return len(batch) >= DRAIN_MAX
+
+    def drain_all(self, worker: int, now: float, wall: float) -> None:
+        """Everything that a dead worker had committed: whatever is in its ring was sent by it."""
+        try:
+            while self.drain(worker, now, wall):
+                pass
+        except (LinkPoisoned, KeyError):
+            # Its records end where the damage begins, or its link was given up before it died.
+            return

@@ -1,0 +1,170 @@
+"""Facts that must outlive the broker while nothing is on disk: every worker holds a copy of each.
+
+    broker ── Keep(key, version, value) ──▶ every worker         whenever the fact changes (None: forget it)
+    next broker ◀── Kept(key, version, value) ── every worker    the highest version of a key wins
+
+    key "room\\nNAME"            {"creator": …, "settings": {…}}   a private room stays private
+        "ban\\nROOM\\nUSER"       {"until": … or null}              on the monotonic clock, which a boot of the machine
+        "mute\\nROOM\\nUSER"      {"until": … or null}              starts anew, but a broker's death does not
+        "invite\\nROOM\\nUSER"    {}
+
+One fact a key, so that one more ban in a room costs one small record. A line break separates the parts because no room
+name and no user id can hold one. What never was decided (a room that joining created) is no fact: `Restore` brings it back.
+
+Limit of the method: if the broker dies between telling two workers to forget a fact, the other one brings it back. It
+errs towards closed doors: what comes back is a ban, or a room's settings.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.state import Core, Out, Room
+from tuskws_fast.broker.timers import Timer
+from tuskws_fast.ipc.records import Keep, Kept
+from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.rooms import names
+from tuskws_fast.rooms.settings import SettingsFault, restored
+
+ROOM, BAN, MUTE, INVITE = "room", "ban", "mute", "invite"
+
+
+def fact_key(kind: str, *parts: str) -> str:
+    return "\n".join((kind, *parts))
+
+
+class Keeping:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._facts: dict[str, tuple[int, Any]] = {}
+        self._version = 0
+        # While workers announce themselves: who is known to hold the winning version of a key.
+        self._holders: dict[str, set[int]] = {}
+
+    # -- making facts ----------------------------------------------------------------------------------------------
+
+    def keep_room(self, room: Room, out: Out) -> None:
+        value = {"creator": room.creator, "settings": room.settings.kept()}
+        self._keep(fact_key(ROOM, room.name), value, out)
+
+    def keep_ban(self, room: Room, user: str, until: float | None, out: Out) -> None:
+        room.bans[user] = until
+        self._keep_sanction(fact_key(BAN, room.name, user), until, out)
+
+    def keep_mute(self, room: Room, user: str, until: float | None, out: Out) -> None:
+        room.mutes[user] = until
+        room.settle()
+        self._keep_sanction(fact_key(MUTE, room.name, user), until, out)
+
+    def keep_invitation(self, room: Room, user: str, out: Out) -> None:
+        room.invited.add(user)
+        self._keep(fact_key(INVITE, room.name, user), {}, out)
+
+    def _keep_sanction(self, key: str, until: float | None, out: Out) -> None:
+        self._keep(key, {"until": until}, out)
+        if until is not None:
+            self._core.timers.add(until, Timer.SANCTION, key)
+
+    def _keep(self, key: str, value: Any, out: Out) -> None:
+        self._version += 1
+        if value is None:
+            if self._facts.pop(key, None) is None:
+                return
+        else:
+            self._facts[key] = (self._version, value)
+        self._holders[key] = set(self._core.workers)
+        self._send(Keep(key, self._version, value), self._core.workers, out)
+
+    @staticmethod
+    def _send(record: Keep, workers: Any, out: Out) -> None:
+        for worker in workers:
+            out.append((worker, record))
+
+    # -- forgetting ------------------------------------------------------------------------------------------------
+
+    def lift(self, kind: str, room: Room, user: str, out: Out) -> None:
+        """End a ban or a mute; nothing happens where there is none."""
+        (room.bans if kind == BAN else room.mutes).pop(user, None)
+        room.settle()
+        self._keep(fact_key(kind, room.name, user), None, out)
+
+    def forget_room(self, room: Room, out: Out) -> None:
+        self._keep(fact_key(ROOM, room.name), None, out)
+        for kind, users in ((BAN, room.bans), (MUTE, room.mutes), (INVITE, room.invited)):
+            for user in users:
+                self._keep(fact_key(kind, room.name, user), None, out)
+
+    def end_sanction(self, key: str, deadline: float, out: Out) -> None:
+        """The timer of a ban or mute: it is over unless it was renewed meanwhile."""
+        kind, name, user = key.split("\n")
+        room = self._core.room(name)
+        if room is None:
+            return
+        sanctions = room.bans if kind == BAN else room.mutes
+        if sanctions.get(user) == deadline:
+            self.lift(kind, room, user, out)
+            self._core.retire(room)
+
+    # -- a new worker, a new broker --------------------------------------------------------------------------------
+
+    def everything(self, worker: int) -> Out:
+        """All facts, for a worker that has just come up."""
+        for key in self._facts:
+            self._holders.setdefault(key, set()).add(worker)
+        return [(worker, Keep(key, version, value)) for key, (version, value) in self._facts.items()]
+
+    def hear(self, worker: int, record: Kept, announcing: bool, out: Out) -> None:
+        """A worker hands over a fact of the broker before this one."""
+        known = self._facts.get(record.key)
+        if known is not None and known[0] >= record.version:
+            if known[0] == record.version:
+                self._holders.setdefault(record.key, set()).add(worker)
+            return
+        self._apply(record)
+        self._facts[record.key] = (record.version, record.value)
+        self._version = max(self._version, record.version)
+        self._holders[record.key] = {worker}
+        if not announcing:
+            # It came late: the others were brought up to date without it.
+            others = [other for other in self._core.workers if other != worker]
+            self._send(Keep(record.key, record.version, record.value), others, out)
+
+    def _apply(self, record: Kept) -> None:
+        """Raises `Refused` for what no broker gave."""
+        kind, *parts = record.key.split("\n")
+        value = record.value
+        try:
+            room_name = names.room_name(parts[0])
+            if kind == ROOM and len(parts) == 1:
+                self._apply_room(room_name, value)
+                return
+            user = names.user_id(parts[1])
+            room = self._core.room(room_name) or self._core.new_room(room_name)
+            if kind == INVITE:
+                room.invited.add(user)
+                return
+            until = value["until"]
+            if kind not in (BAN, MUTE) or not (until is None or isinstance(until, int | float)):
+                raise ValueError("no such fact")
+        except (ValueError, LookupError, TypeError) as error:
+            raise Refused(ErrorCode.BAD_MESSAGE, "Not a fact to keep") from error
+        (room.bans if kind == BAN else room.mutes)[user] = until
+        room.settle()
+        if until is not None:
+            self._core.timers.add(until, Timer.SANCTION, record.key)
+
+    def _apply_room(self, name: str, value: Any) -> None:
+        settings, creator = restored(value["settings"]), value["creator"]
+        if not isinstance(creator, str):
+            raise SettingsFault("a creator is a user id")
+        room = self._core.room(name) or self._core.new_room(name)
+        room.creator = creator
+        self._core.apply_settings(room, settings)
+
+    def share(self, out: Out) -> None:
+        """All workers have announced themselves: give each the facts that only others knew."""
+        for key, (version, value) in self._facts.items():
+            lacking = [worker for worker in self._core.workers if worker not in self._holders.get(key, ())]
+            self._send(Keep(key, version, value), lacking, out)
+        self._holders.clear()

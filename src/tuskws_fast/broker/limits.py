@@ -1,0 +1,51 @@
+"""Every bound of the engine, once, each with its unit last. How often one was hit is counted under its field's name.
+
+A bound that refuses a command answers it with an error code; one that makes something shorter (histories, dedupe,
+lists) does so in a way the client can see: `recovered: false`, `more: true`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """0 turns `max_room_members` and `max_rooms_per_user` off; everything else is always bounded."""
+
+    shards: int = 64
+    # rooms
+    rooms_max: int = 1_000_000
+    max_room_members: int = 0
+    max_rooms_per_user: int = 50
+    # Bans, mutes and invitations of one room together.
+    sanctions_max: int = 10_000
+    password_tries_max: int = 5
+    password_window_s: float = 60.0
+    # histories (of rooms and inboxes): defaults, and how far a room's settings may go
+    history_size: int = 100
+    history_size_max: int = 10_000
+    history_ttl_s: float = 300.0
+    history_ttl_max_s: float = 86_400.0
+    history_bytes: int = MIB
+    history_bytes_total_max: int = 1024 * MIB
+    page_bytes: int = 256 * KIB
+    # idempotency
+    dedupe_window_s: float = 300.0
+    dedupe_ids_max: int = 10_000
+    dedupe_bytes_max: int = 64 * MIB
+    # presence
+    grace_s: float = 10.0
+    presence_full_max: int = 200
+    presence_state_max: int = 1_000
+    presence_tick_s: float = 0.1
+    stats_interval_s: float = 1.0
+    # Users without a session whose inbox and last_seen are remembered, and for how long.
+    offline_users_max: int = 100_000
+    offline_ttl_s: float = 3_600.0
+    # lists
+    list_rooms_max: int = 1_000
+    # How long a new broker waits for the workers to tell it what they know.
+    announce_s: float = 2.0

@@ -1,0 +1,249 @@
+"""How sessions get into rooms and out again, and what the others there are told.
+
+Joining is one atomic step: the replay ends at the offset at which the session becomes a member, so the first
+publication after `Joined` on its worker's ring is the next one. Every way in goes through `_admit`, every way out of
+one session through `_exit`: there alone the two directions of membership (`Session.rooms`, `Room.members`) change.
+
+Members are users. Only the first and the last session of a user are told to the others, and in rooms above
+`presence_full_max` members not even these: `room_stats`, at most once a `stats_interval_s`, takes their place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuskws_fast.broker import answers
+from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.state import Core, Out, Person, Room, Session
+from tuskws_fast.broker.timers import Timer
+from tuskws_fast.ipc.records import Evict, Gap, Gone, Join, Joined, Leave, Left, Push, Recover, Recovered, Restore
+from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.rooms import names
+from tuskws_fast.rooms.history import paged
+from tuskws_fast.rooms.permissions import EVERYTHING, HISTORY, JOIN, MODERATE
+from tuskws_fast.rooms.recovery import replay_since
+
+# How many users' wrong passwords a room remembers; more push out the oldest.
+_TRIES_USERS_MAX = 1_000
+# Offered to who comes while a new broker does not know yet which rooms there are.
+_ANNOUNCING_RETRY_S = 0.5
+
+
+def checked_room_name(name: object) -> str:
+    try:
+        return names.room_name(name)
+    except ValueError:
+        raise Refused(ErrorCode.BAD_ROOM_NAME) from None
+
+
+class Members:
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        # A new broker does not know all rooms yet: none may be created, it could be a private one's name.
+        self.announcing = False
+
+    # -- in --------------------------------------------------------------------------------------------------------
+
+    def join(self, worker: int, record: Join, out: Out) -> None:
+        session = self._core.session(record.conn)
+        name = checked_room_name(record.room)
+        if name in session.rooms:
+            raise Refused(ErrorCode.ALREADY_IN_ROOM)
+        room = self._core.room(name)
+        rights = record.rights
+        if room is not None:
+            rights = room.rights(session.person.id, rights)
+            self._check_entry(room, session.person, rights, record.password)
+        self._check_capacity(room, session.person)
+        if room is None:
+            self.check_may_create()
+            room = self._core.new_room(name)
+            rights = EVERYTHING
+        self._admit(session, room, record, bool(rights & HISTORY), out)
+
+    def join_by_server(self, conn: int, name: str, out: Out) -> None:
+        """As `join`, but nobody is asked for a right or a password; bounds hold for the server too."""
+        session = self._core.session(conn)
+        if name in session.rooms:
+            raise Refused(ErrorCode.ALREADY_IN_ROOM)
+        room = self._core.room(name)
+        self._check_capacity(room, session.person)
+        if room is None:
+            self.check_may_create()
+            room = self._core.new_room(name)
+        self._admit(session, room, Join(conn, 0, EVERYTHING, name, None, None, None), True, out)
+
+    def check_may_create(self) -> None:
+        if self.announcing:
+            raise Refused(ErrorCode.UNAVAILABLE, "The node is recovering", _ANNOUNCING_RETRY_S)
+        self._core.check_room_count()
+
+    def _check_entry(self, room: Room, person: Person, rights: int, password: str | None) -> None:
+        if room.is_banned(person.id, self._core.now) or not rights & JOIN:
+            raise Refused(ErrorCode.FORBIDDEN)
+        if room.settings.password is not None and not rights & MODERATE:
+            self._check_password(room, person.id, password)
+
+    def _check_password(self, room: Room, user: str, password: str | None) -> None:
+        """Hashing costs the broker's time and guessing the room's secret: both are bounded by tries a window."""
+        if password is None:
+            raise Refused(ErrorCode.BAD_PASSWORD, "The room has a password")
+        limits, now = self._core.limits, self._core.now
+        count, since = room.tries.get(user, (0, now))
+        if since + limits.password_window_s <= now:
+            count, since = 0, now
+        if count >= limits.password_tries_max:
+            self._core.counters["password_tries_max"] += 1
+            raise Refused(ErrorCode.RATE_LIMITED, "Too many wrong passwords", since + limits.password_window_s - now)
+        if room.settings.admits(password):
+            room.tries.pop(user, None)
+            return
+        room.tries[user] = (count + 1, since)
+        if len(room.tries) > _TRIES_USERS_MAX:
+            del room.tries[next(iter(room.tries))]
+        raise Refused(ErrorCode.BAD_PASSWORD)
+
+    def _check_capacity(self, room: Room | None, person: Person) -> None:
+        limits = self._core.limits
+        if room is not None:
+            if person.id in room.members:
+                return
+            own = room.settings.max_members
+            most = limits.max_room_members if own is None else own
+            if 0 < most <= len(room.members):
+                self._core.counters["max_room_members"] += 1
+                raise Refused(ErrorCode.ROOM_FULL)
+        if 0 < limits.max_rooms_per_user <= len(person.rooms):
+            self._core.counters["max_rooms_per_user"] += 1
+            raise Refused(ErrorCode.TOO_MANY_ROOMS)
+
+    def _admit(self, session: Session, room: Room, wish: Join, may_read: bool, out: Out) -> None:
+        core = self._core
+        replay = replay_since(room.history, room.epoch, wish.since, wish.history or 0, core.now)
+        if not may_read:
+            replay = replay._replace(recovered=None if wish.since is None else False, bodies=[])
+        first = self._enter(session, room)
+        head: dict[str, Any] = {
+            "type": "room_joined",
+            "room": room.name,
+            "member_count": len(room.members),
+            "epoch": room.epoch,
+            "offset": room.history.top,
+            "recovered": replay.recovered,
+        }
+        if len(room.members) <= core.limits.presence_full_max:
+            head["members"] = self.listed(room)
+        next_head = {
+            "type": "history",
+            "room": room.name,
+            "epoch": room.epoch,
+            "offset": room.history.top,
+            "recovered": replay.recovered,
+        }
+        body, *pages = answers.pages(head, next_head, replay.bodies, core.limits.page_bytes)
+        joined = Joined(session.conn, wish.tag, room.name, room.epoch, room.history.top, body, pages)
+        out.append((session.worker, joined))
+        if first:
+            self._tell("member_joined", room, session.person, session.conn, out)
+
+    def _enter(self, session: Session, room: Room) -> bool:
+        """True: the user's first session in the room."""
+        person = session.person
+        session.rooms[room.name] = room
+        first = room.members.join(person.id, session.conn, session.worker)
+        if first:
+            person.rooms[room.name] = room
+            self._core.member_count += 1
+        return first
+
+    def listed(self, room: Room) -> list[dict[str, Any]]:
+        """The entries of `members`."""
+        shard_of = self._core.shard_of
+        people = (shard_of(user).people[user] for user in room.members.users)
+        return [{"userId": p.id, "username": p.username, "status": p.view.status} for p in people]
+
+    # -- out -------------------------------------------------------------------------------------------------------
+
+    def leave(self, worker: int, record: Leave, out: Out) -> None:
+        self.leave_room(self._core.session(record.conn), record.room, record.tag, out)
+
+    def leave_room(self, session: Session, name: str, tag: int, out: Out) -> None:
+        room = session.rooms.get(name)
+        if room is None:
+            raise Refused(ErrorCode.NOT_IN_ROOM)
+        out.append((session.worker, Left(session.conn, tag, name, answers.room_left(name))))
+        self._exit_and_tell(session, room, out)
+
+    def leave_all(self, session: Session, out: Out) -> None:
+        """The session has ended: it is in no room any more."""
+        for room in list(session.rooms.values()):
+            self._exit_and_tell(session, room, out)
+
+    def lose(self, session: Session) -> None:
+        """The socket is gone: still a member of everything, but no worker has to hear about it."""
+        for room in session.rooms.values():
+            room.members.lose(session.conn, session.worker)
+
+    def evict(self, room: Room, user: str, reason: str, out: Out) -> bool:
+        """Remove all sessions of `user` at once. False: the user was not in the room."""
+        conns = room.members.users.get(user)
+        if conns is None:
+            return False
+        sessions = [self._core.sessions[conn] for conn in conns]
+        by_worker: dict[int, list[int]] = {}
+        for session in sessions:
+            if not session.lost:
+                by_worker.setdefault(session.worker, []).append(session.conn)
+        body = answers.kicked(room.name, reason)
+        for worker, evicted in by_worker.items():
+            out.append((worker, Evict(room.name, evicted, body)))
+        for session in sessions:
+            self._exit_and_tell(session, room, out)
+        return True
+
+    def delete(self, room: Room, out: Out) -> None:
+        """Everybody out, and the room is gone. One `Gone` a worker tells all its members."""
+        for user, conns in room.members.users.items():
+            for conn in conns:
+                del self._core.sessions[conn].rooms[room.name]
+            person = self._core.person(user)
+            assert person is not None, "a member is a known person"
+            del person.rooms[room.name]
+        self._core.member_count -= len(room.members)
+        gone = Gone(room.name, answers.room_deleted(room.name))
+        for worker in room.members.workers:
+            out.append((worker, gone))
+        self._core.remove_room(room)
+
+    def _exit_and_tell(self, session: Session, room: Room, out: Out) -> None:
+        if self._exit(session, room):
+            self._tell("member_left", room, session.person, 0, out)
+            self._core.retire(room)
+
+    def _exit(self, session: Session, room: Room) -> bool:
+        """True: it was the user's last session in the room."""
+        person = session.person
+        del session.rooms[room.name]
+        last = room.members.leave(person.id, session.conn, session.worker)
+        if last:
+            del person.rooms[room.name]
+            self._core.member_count -= 1
+        return last
+
+    # -- another identity ------------------------------------------------------------------------------------------
+
+    def hand_over(self, session: Session, heir: Person, out: Out) -> None:
+        """The session goes on as another user (a guest has signed in): its rooms with it, where that user may be.
+
+        The rights of a token are asked again with every command; what is checked here is what the *room* knows. A
+        password was given by this very connection, so it is not asked again.
+        """
+        for room in list(session.rooms.values()):
+            self._exit_and_tell(session, room, out)
+            allowed = room.rights(heir.id, 0) & JOIN and not room.is_banned(heir.id, self._core.now)
+            try:
+                self._check_capacity(room, heir)
+            except Refused:
+                allowed = 0
+            if not allowed or self._core.room(room.name) is not room:
+                out.append((session.worker, Evict(room.name, [session.conn], answers.kicked(room.name, "identity"))))

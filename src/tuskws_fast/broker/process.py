@@ -1,0 +1,194 @@
+"""The broker process: rings in, engine, rings out, and the engine's timers.
+
+    doorbell ─▶ inbox (a batch of each worker) ─▶ engine ─▶ outbox ─▶ rings, one wake-up a worker
+
+It owns no client and no file. When it dies the supervisor starts another and hands out new links; the workers tell
+the new one what they know. When a worker dies, what it had committed is still ordered, then its sessions are lost
+(their rooms and presence stay for the grace).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import time
+
+import uvloop
+
+from tuskws_fast.broker.engine import Engine
+from tuskws_fast.broker.inbox import Inbox
+from tuskws_fast.broker.limits import EngineLimits
+from tuskws_fast.broker.outbox import Outbox
+from tuskws_fast.config import Config
+from tuskws_fast.ipc.link import Link, LinkPoisoned
+from tuskws_fast.ipc.segment import Segment
+from tuskws_fast.metrics import Metric
+from tuskws_fast.supervisor.child import ChildContext
+from tuskws_fast.supervisor.control import Message
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+SAFETY_TICK_S = 0.05
+EPOCH_BYTES = 6
+
+
+def main(context: ChildContext, config: Config, app: object | None) -> None:
+    """Run the broker until it is told to stop. Called in the child, right after fork."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    broker = Broker(context, config, loop)
+    try:
+        loop.run_until_complete(broker.run())
+    finally:
+        loop.close()
+
+
+def engine_limits(config: Config) -> EngineLimits:
+    rooms, limits = config.rooms, config.limits
+    return EngineLimits(
+        history_size=rooms.history_size,
+        history_ttl_s=rooms.history_ttl,
+        history_bytes=rooms.history_bytes,
+        max_room_members=limits.max_room_members,
+        max_rooms_per_user=limits.max_rooms_per_user,
+        presence_full_max=rooms.presence_full_max,
+        grace_s=config.timeouts.leave_grace,
+        dedupe_window_s=rooms.dedupe_window,
+        dedupe_ids_max=rooms.dedupe_ids_max,
+        dedupe_bytes_max=rooms.dedupe_bytes_max,
+    )
+
+
+class Broker:
+    def __init__(self, context: ChildContext, config: Config, loop: asyncio.AbstractEventLoop) -> None:
+        self._context = context
+        self._loop = loop
+        self._engine = Engine(
+            engine_limits(config), loop.time(), lambda: secrets.token_urlsafe(EPOCH_BYTES), workers=context.workers
+        )
+        self._outbox = Outbox(self._engine.position, self._give_up)
+        self._inbox = Inbox(self._engine, self._outbox)
+        self._held: dict[int, tuple[Segment, int]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._asleep = False
+        self._done = loop.create_future()
+
+    async def run(self) -> None:
+        self._context.connect(self._loop, self._on_control)
+        self._loop.add_reader(self._context.bell, self._on_bell)
+        self._loop.call_later(TICK_S, self._tick)
+        self._loop.call_later(SAFETY_TICK_S, self._look)
+        self._context.send("ready")
+        await self._done
+        self._context.send("drained")
+
+    def _on_control(self, message: Message) -> None:
+        if message.op == "link":
+            self._connect(int(message.fields["worker"]), int(message.fields["generation"]), message.fds)
+        elif message.op == "link_gone":
+            self._lose(int(message.fields["worker"]))
+        elif message.op in ("drain", "stop") and not self._done.done():
+            self._done.set_result(None)
+
+    # -- links -------------------------------------------------------------------------------------------------------
+
+    def _connect(self, worker: int, generation: int, fds: tuple[int, ...]) -> None:
+        """A worker is born, or this broker is and finds it there: new memory, new bells."""
+        self._lose(worker)
+        segment_fd, own_bell, peer_bell = fds
+        os.close(own_bell)
+        segment = Segment.from_fd(segment_fd)
+        self._held[worker] = (segment, peer_bell)
+        self._outbox.links[worker] = Link(segment, "broker", self._context.bell, peer_bell)
+        self._outbox.send(self._engine.worker_up(worker, generation))
+        self._drain()
+
+    def _lose(self, worker: int) -> None:
+        """The worker is dead and reaped: order what it had committed, then its connections are lost."""
+        held = self._held.pop(worker, None)
+        if held is None:
+            return
+        now, wall = self._loop.time(), time.time()
+        link = self._outbox.links.get(worker)
+        if link is not None:
+            self._inbox.drain_all(worker, now, wall)
+            self._outbox.drop_worker(worker)
+            link.close()
+        segment, peer_bell = held
+        segment.close()
+        os.close(peer_bell)
+        self._outbox.send(self._engine.worker_lost(worker, now))
+        self._outbox.flush()
+        self._arm()
+
+    def _give_up(self, worker: int, reason: str) -> None:
+        self._context.counters.add(Metric.RING_POISONED)
+        log.error("the link to a worker is given up", extra={"worker": worker, "reason": reason})
+        self._context.send("poisoned", worker=worker, reason=reason)
+
+    # -- the loop's events -------------------------------------------------------------------------------------------
+
+    def _on_bell(self) -> None:
+        try:
+            os.eventfd_read(self._context.bell)
+        except BlockingIOError:
+            # Rung by several workers, and read for the first.
+            pass
+        self._outbox.wake()
+        self._drain()
+
+    def _drain(self) -> None:
+        """A batch of every worker, then out; sleep on the bell only when every ring was found empty."""
+        links = self._outbox.links
+        for link in links.values():
+            link.end_sleep()
+        self._asleep = False
+        now, wall = self._loop.time(), time.time()
+        more = False
+        for worker in list(links):
+            try:
+                more = self._inbox.drain(worker, now, wall) or more
+            except LinkPoisoned as error:
+                self._outbox.drop_worker(worker)
+                self._give_up(worker, str(error))
+        self._outbox.flush()
+        self._arm()
+        if not more:
+            # All must be asked: each that says "sleep" will ring the bell.
+            asleep = [link.begin_sleep() for link in links.values()]
+            self._asleep = all(asleep)
+        if not self._asleep:
+            self._loop.call_soon(self._drain)
+
+    def _look(self) -> None:
+        """The safety net under the doorbell."""
+        if self._asleep and any(link.pending for link in self._outbox.links.values()):
+            self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
+            self._drain()
+        self._loop.call_later(SAFETY_TICK_S, self._look)
+
+    def _arm(self) -> None:
+        """Wake for the engine's next deadline, and not otherwise."""
+        due = self._engine.next_deadline()
+        if self._timer is not None and (due is None or due < self._timer.when()):
+            self._timer.cancel()
+            self._timer = None
+        if due is not None and self._timer is None:
+            self._timer = self._loop.call_at(due, self._on_due)
+
+    def _on_due(self) -> None:
+        self._timer = None
+        self._outbox.send(self._engine.tick(self._loop.time(), time.time()))
+        self._outbox.flush()
+        self._arm()
+
+    def _tick(self) -> None:
+        counters, gauges = self._context.counters, self._engine.gauges()
+        for name, value in gauges.items():
+            counters.set(Metric[name.upper()], value)
+        counters.set(Metric.RING_DROPPED, self._outbox.drops)
+        self._context.beat()
+        self._loop.call_later(TICK_S, self._tick)

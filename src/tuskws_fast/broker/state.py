@@ -1,0 +1,356 @@
+"""What the broker holds: shards with their rooms and people, and the directory of sessions that leads to both.
+
+    Core ── shards[crc32(name) % 64] ── rooms   name → Room      members, history, settings, sanctions
+      │                              └─ people  user → Person    leases, inbox, rooms it is in
+      └──── sessions   conn → Session ── person, rooms           what a record from a worker starts with
+
+A room belongs to the shard of its name; a user's leases and inbox to the shard of the user's id. Ranges of shards can
+move to brokers of their own: the directory is then a copy in each, because every `Attach` goes to all. `Session.rooms`
+and `Person.rooms` are the same membership seen from the other side, kept equal by `broker.members` alone.
+
+`now` and `wall` are those of the record or tick being handled: `Engine` sets them, nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+
+from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.limits import EngineLimits
+from tuskws_fast.broker.timers import Timer, Timers
+from tuskws_fast.ipc.records import DownRecord, PresenceMode
+from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.rooms.dedupe import Dedupe, inbox_scope
+from tuskws_fast.rooms.history import History, Tally
+from tuskws_fast.rooms.membership import Membership
+from tuskws_fast.rooms.permissions import HISTORY, JOIN, MODERATE, PRESENCE, PUBLISH
+from tuskws_fast.rooms.presence import View
+from tuskws_fast.rooms.settings import DEFAULT_SETTINGS, RoomSettings, SettingBounds
+
+# What the engine returns: (worker slot, record), in the order in which each worker must see its own.
+Out = list[tuple[int, DownRecord]]
+
+# What everyone may do in a public room, and who is invited (or made it) in a private one.
+BASIC_RIGHTS = JOIN | PUBLISH | HISTORY | PRESENCE
+
+# A room is swept at most eight times within its history's age: memory is freed a little late, reads trim exactly.
+_SWEEPS_A_TTL = 8
+
+
+class Room:
+    __slots__ = (
+        "bans",
+        "created",
+        "creator",
+        "epoch",
+        "history",
+        "invited",
+        "members",
+        "mutes",
+        "name",
+        "plain",
+        "settings",
+        "stats_at",
+        "stats_due",
+        "sweep_at",
+        "tries",
+    )
+
+    def __init__(self, name: str, epoch: str, history: History) -> None:
+        self.name = name
+        self.epoch = epoch
+        self.history = history
+        self.members = Membership()
+        self.settings = DEFAULT_SETTINGS
+        # True once someone decided about it (`create_room`, `update_room`): then it outlives its last member.
+        self.created = False
+        self.creator = ""
+        self.invited: set[str] = set()
+        # Until when, on the clock of `now`; None = until it is lifted.
+        self.bans: dict[str, float | None] = {}
+        self.mutes: dict[str, float | None] = {}
+        # Any member may publish: spares the hot path every other question.
+        self.plain = True
+        self.sweep_at: float | None = None
+        self.stats_at = float("-inf")
+        self.stats_due = False
+        # Wrong passwords: user → (how many, since when).
+        self.tries: dict[str, tuple[int, float]] = {}
+
+    def settle(self) -> None:
+        """Call after any change of settings or mutes."""
+        self.plain = self.settings.public and not self.settings.moderated and not self.mutes
+
+    def rights(self, user: str, claimed: int) -> int:
+        """What `user` may do here, whose token grants `claimed` for this room."""
+        if user and user == self.creator:
+            return claimed | BASIC_RIGHTS | MODERATE
+        if self.settings.public or user in self.invited:
+            return claimed | BASIC_RIGHTS
+        return claimed
+
+    def is_banned(self, user: str, now: float) -> bool:
+        return user in self.bans and _runs(self.bans[user], now)
+
+    def is_muted(self, user: str, now: float) -> bool:
+        return user in self.mutes and _runs(self.mutes[user], now)
+
+
+def _runs(until: float | None, now: float) -> bool:
+    return until is None or until > now
+
+
+class Inbox:
+    """A user's private messages: a sequence like a room's. `delivered`: up to here some connection was sent them."""
+
+    __slots__ = ("delivered", "history", "sweep_at")
+
+    def __init__(self, history: History) -> None:
+        self.history = history
+        self.delivered = 0
+        self.sweep_at: float | None = None
+
+
+class Person:
+    """A user the broker knows: connected, in grace, or only remembered (`Core.offline`)."""
+
+    __slots__ = ("id", "inbox", "rooms", "sessions", "username", "view")
+
+    def __init__(self, user: str) -> None:
+        self.id = user
+        self.username = user
+        self.sessions: dict[int, Session] = {}
+        self.rooms: dict[str, Room] = {}
+        self.view = View()
+        self.inbox: Inbox | None = None
+
+    def leases(self) -> Iterator[str]:
+        return (session.status for session in self.sessions.values())
+
+    def shares_room_with(self, other: Person) -> bool:
+        if self is other:
+            return True
+        few, many = (self.rooms, other.rooms) if len(self.rooms) <= len(other.rooms) else (other.rooms, self.rooms)
+        return any(name in many for name in few)
+
+
+class Session:
+    """One connection's identity. `lost`: its socket is gone, its memberships and lease last for the grace."""
+
+    __slots__ = ("conn", "lost", "mode", "person", "rooms", "status", "worker")
+
+    def __init__(self, conn: int, worker: int, person: Person, status: str) -> None:
+        self.conn = conn
+        self.worker = worker
+        self.person = person
+        self.mode = int(PresenceMode.NONE)
+        self.status = status
+        self.rooms: dict[str, Room] = {}
+        self.lost = False
+
+
+class Shard:
+    """`public` is the part of `rooms` that anyone may list."""
+
+    __slots__ = ("people", "public", "rooms")
+
+    def __init__(self) -> None:
+        self.rooms: dict[str, Room] = {}
+        self.public: dict[str, Room] = {}
+        self.people: dict[str, Person] = {}
+
+
+class Core:
+    """The tables, and the few operations on them that keep each table true to the others."""
+
+    def __init__(self, limits: EngineLimits, now: float, epoch_source: Callable[[], str]) -> None:
+        self.limits = limits
+        self.now = now
+        self.wall = 0.0
+        self.epoch_source = epoch_source
+        self.bounds = SettingBounds(
+            limits.max_room_members,
+            limits.history_size,
+            limits.history_size_max,
+            limits.history_ttl_s,
+            limits.history_ttl_max_s,
+        )
+        self.shards = [Shard() for _ in range(limits.shards)]
+        self.sessions: dict[int, Session] = {}
+        # Live workers: slot → what the upper bits of its connections' numbers must be.
+        self.workers: dict[int, int] = {}
+        # Live sessions that want everyone's presence, by worker.
+        self.watchers: dict[int, int] = {}
+        self.timers = Timers()
+        self.tally = Tally(limits.history_bytes_total_max)
+        self.dedupe = Dedupe(limits.dedupe_window_s, limits.dedupe_ids_max, limits.dedupe_bytes_max)
+        self.dedupe_armed = False
+        # People without a session, longest away first: user → when to forget them.
+        self.offline: OrderedDict[str, float] = OrderedDict()
+        self.offline_armed = False
+        self.room_count = 0
+        self.member_count = 0
+        # How often each limit was hit, and each kind of record refused.
+        self.counters: Counter[str] = Counter()
+
+    # -- rooms -----------------------------------------------------------------------------------------------------
+
+    def shard_of(self, name: str) -> Shard:
+        return self.shards[zlib.crc32(name.encode()) % len(self.shards)]
+
+    def room(self, name: str) -> Room | None:
+        return self.shard_of(name).rooms.get(name)
+
+    def new_room(self, name: str) -> Room:
+        """An empty public room; it does not exist yet, and `check_room_count` was asked."""
+        room = Room(name, self.epoch_source(), self._history())
+        shard = self.shard_of(name)
+        shard.rooms[name] = shard.public[name] = room
+        self.room_count += 1
+        return room
+
+    def check_room_count(self) -> None:
+        if self.room_count >= self.limits.rooms_max:
+            self.counters["rooms_max"] += 1
+            raise Refused(ErrorCode.OVERLOADED, "The node has too many rooms")
+
+    def apply_settings(self, room: Room, settings: RoomSettings) -> None:
+        room.settings = settings
+        room.created = True
+        room.settle()
+        public = self.shard_of(room.name).public
+        if settings.public:
+            public[room.name] = room
+        else:
+            public.pop(room.name, None)
+        limits = self.limits
+        size = limits.history_size if settings.history_size is None else settings.history_size
+        ttl_s = limits.history_ttl_s if settings.history_ttl is None else settings.history_ttl
+        room.history.configure(size, ttl_s, limits.history_bytes, self.now)
+        room.sweep_at = None
+        self.arm_room_sweep(room)
+
+    def remove_room(self, room: Room) -> None:
+        """Nobody is in it any more. A room of this name would start over, with a new epoch."""
+        shard = self.shard_of(room.name)
+        del shard.rooms[room.name]
+        shard.public.pop(room.name, None)
+        room.history.clear()
+        self.dedupe.forget(room.name)
+        self.room_count -= 1
+
+    def retire(self, room: Room) -> None:
+        """Evict the room if nothing holds it: no member, no history, no decision about it."""
+        if not (room.members or room.created or room.bans or room.mutes or room.invited):
+            room.history.trim(self.now)
+            if not room.history:
+                self.remove_room(room)
+
+    # -- people ----------------------------------------------------------------------------------------------------
+
+    def person(self, user: str) -> Person | None:
+        return self.shard_of(user).people.get(user)
+
+    def known_person(self, user: str) -> Person:
+        """The user's record; a new one for a user never heard of, which counts as offline until a session comes."""
+        people = self.shard_of(user).people
+        person = people.get(user)
+        if person is None:
+            person = people[user] = Person(user)
+        if not person.sessions:
+            self.stay_offline(person)
+        return person
+
+    def stay_offline(self, person: Person) -> None:
+        """Remember a person without a session for a while from now on, within the bound on such people."""
+        until = self.now + max(self.limits.offline_ttl_s, self.limits.history_ttl_s)
+        self.offline[person.id] = until
+        self.offline.move_to_end(person.id)
+        if not self.offline_armed:
+            self.offline_armed = True
+            self.timers.add(until, Timer.OFFLINE)
+        if len(self.offline) > self.limits.offline_users_max:
+            self.counters["offline_users_max"] += 1
+            self._forget(next(iter(self.offline)))
+
+    def forget_offline(self) -> None:
+        """Forget who stayed away for too long."""
+        self.offline_armed = False
+        while self.offline:
+            user, until = next(iter(self.offline.items()))
+            if until > self.now:
+                self.offline_armed = True
+                self.timers.add(until, Timer.OFFLINE)
+                return
+            self._forget(user)
+
+    def _forget(self, user: str) -> None:
+        del self.offline[user]
+        person = self.shard_of(user).people.pop(user)
+        if person.inbox is not None:
+            person.inbox.history.clear()
+            self.dedupe.forget(inbox_scope(user))
+
+    def inbox_of(self, person: Person) -> Inbox:
+        if person.inbox is None:
+            person.inbox = Inbox(self._history())
+        return person.inbox
+
+    def session(self, conn: int) -> Session:
+        session = self.sessions.get(conn)
+        if session is None:
+            raise Refused(ErrorCode.NOT_AUTHENTICATED)
+        return session
+
+    # -- histories -------------------------------------------------------------------------------------------------
+
+    def _history(self) -> History:
+        limits = self.limits
+        return History(self.tally, limits.history_size, limits.history_ttl_s, limits.history_bytes)
+
+    def arm_room_sweep(self, room: Room) -> None:
+        """Make sure that what the room's history holds will be dropped when it is too old."""
+        if room.sweep_at is None and room.history:
+            room.sweep_at = self._sweep_time(room.history)
+            self.timers.add(room.sweep_at, Timer.SWEEP_ROOM, room.name)
+
+    def arm_inbox_sweep(self, person: Person, inbox: Inbox) -> None:
+        if inbox.sweep_at is None and inbox.history:
+            inbox.sweep_at = self._sweep_time(inbox.history)
+            self.timers.add(inbox.sweep_at, Timer.SWEEP_INBOX, person.id)
+
+    def _sweep_time(self, history: History) -> float:
+        oldest_at = history.oldest_at
+        assert oldest_at is not None, "only a history that holds something is swept"
+        return max(oldest_at + history.ttl_s, self.now + history.ttl_s / _SWEEPS_A_TTL)
+
+    def sweep_room(self, name: str, deadline: float) -> None:
+        room = self.room(name)
+        if room is not None and room.sweep_at == deadline:
+            room.sweep_at = None
+            room.history.trim(self.now)
+            self.arm_room_sweep(room)
+            self.retire(room)
+
+    def sweep_inbox(self, user: str, deadline: float) -> None:
+        person = self.person(user)
+        inbox = person.inbox if person is not None else None
+        if person is not None and inbox is not None and inbox.sweep_at == deadline:
+            inbox.sweep_at = None
+            inbox.history.trim(self.now)
+            self.arm_inbox_sweep(person, inbox)
+
+    def arm_dedupe(self) -> None:
+        """Make sure that idempotency entries go when their window is over (a second late: one timer for many)."""
+        expiry = self.dedupe.next_expiry()
+        if not self.dedupe_armed and expiry is not None:
+            self.dedupe_armed = True
+            self.timers.add(max(expiry, self.now + 1.0), Timer.DEDUPE)
+
+    def expire_dedupe(self) -> None:
+        self.dedupe_armed = False
+        self.dedupe.expire(self.now)
+        self.arm_dedupe()
+

@@ -1,0 +1,48 @@
+"""What has to happen later, by deadline. Nothing runs when nothing is due.
+
+A timer is (deadline, kind, key) and is never cancelled: whoever handles a kind looks up the key and checks that the
+deadline it finds there is still this one. That costs a stale entry in the heap and saves a handle in every object.
+"""
+
+from __future__ import annotations
+
+import heapq
+from enum import IntEnum
+
+
+class Timer(IntEnum):
+    GRACE = 1  # key: conn            a lost session's membership and lease end
+    PRESENCE = 2  # key: ""           push the presence that changed
+    STATS = 3  # key: room            push room_stats of a large room
+    SWEEP_ROOM = 4  # key: room       drop expired history; evict the room if nothing holds it
+    SWEEP_INBOX = 5  # key: user
+    DEDUPE = 6  # key: ""
+    SANCTION = 7  # key: fact         a ban or mute is over
+    OFFLINE = 8  # key: ""            forget users that stayed away
+    ANNOUNCE = 9  # key: ""           stop waiting for workers to announce themselves
+
+
+class Timers:
+    __slots__ = ("_heap", "_number")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer, int | str]] = []
+        # Breaks ties in the order of `add`, so that a run can be repeated exactly.
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, deadline: float, kind: Timer, key: int | str = "") -> None:
+        self._number += 1
+        heapq.heappush(self._heap, (deadline, self._number, kind, key))
+
+    def next_deadline(self) -> float | None:
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, now: float) -> tuple[float, Timer, int | str] | None:
+        """The earliest timer that is due, or None."""
+        if not self._heap or self._heap[0][0] > now:
+            return None
+        deadline, _, kind, key = heapq.heappop(self._heap)
+        return deadline, kind, key

@@ -1,0 +1,15 @@
+"""The asyncio client: `async with Client(url, token) as client: room = await client.join("general")`."""
+
+from tuskws_fast.client.client import Client, Room
+from tuskws_fast.client.errors import AuthError, ClientClosed, ClientError, CommandError, ConnectionLost, ConnectRefused
+
+__all__ = [
+    "AuthError",
+    "Client",
+    "ClientClosed",
+    "ClientError",
+    "CommandError",
+    "ConnectRefused",
+    "ConnectionLost",
+    "Room",
+]

@@ -1,0 +1,386 @@
+"""Every option of the server, once: name, default, unit, range and help. All else about options is made from this page.
+
+    flags  >  TUSKWS_* environment  >  file (TOML)  >  default
+
+A section is a frozen dataclass and is handed as it is to the process that needs it; only the composition root and the
+`process` modules see the whole `Config`. Use `load`: it reads, checks, and works out what depends on the machine
+(`auto`) or on another option. An unknown name is an error wherever it stands: an option that silently does nothing is
+worse than one that is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import resource
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuskws_fast.errors import ConfigError
+from tuskws_fast.options import ENV_PREFIX, Kind, Option, option, options_of, parse
+
+NO_TLS = "TLS is not in this build yet; put a TLS proxy in front"
+NO_COMPRESSION = "compression is not in this build yet; leave it off"
+NO_API = "the HTTP API is not in this build yet"
+NO_OTHER_ALGORITHM = "only HS256 is in this build yet"
+
+# Variables of ours that are not options: the file's name, and two that the build reads.
+ENV_OTHERS = frozenset({"TUSKWS_CONFIG", "TUSKWS_DEBUG", "TUSKWS_EXT"})
+
+JWT_SECRET_BYTES_MIN = 32
+# Descriptors a process needs beside its clients: listeners, rings, log, files of the interpreter.
+NOFILE_RESERVE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where clients connect, and what is served."""
+
+    host: str = option("127.0.0.1", Kind.TEXT, "Address or name to listen on; `0.0.0.0` or `::` for every interface.")
+    port: int = option(8080, Kind.COUNT, "Port to listen on; 0 takes a free one.", least=0, most=65535)
+    backlog: int = option(
+        4096, Kind.COUNT, "Connections that may wait to be accepted, a worker.", least=1, most=1_000_000
+    )
+    app: str = option("", Kind.TEXT, "Application to run in the workers, as `module:server`.")
+    data_dir: str = option(
+        "./tuskws-data", Kind.TEXT, "Where the journal and the settings are kept; `none` for memory only."
+    )
+    no_demo: bool = option(False, Kind.SWITCH, "Do not serve the demo page on `/`.")
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """The processes of the node, and how they are watched."""
+
+    workers: int = option(
+        0, Kind.COUNT, "Worker processes; `auto` is one a core.", least=1, most=512, auto=True, shown="auto"
+    )
+    shutdown_timeout: float = option(
+        10.0, Kind.DURATION, "How long clients are drained after SIGTERM before the processes are killed.", least=0
+    )
+    hang_timeout: float = option(
+        5.0, Kind.DURATION, "A process whose event loop stands still for that long is killed and replaced.", least=0.1
+    )
+    boot_timeout: float = option(30.0, Kind.DURATION, "How long a process may take to start.", least=0.1)
+    control_socket: str = option(
+        "",
+        Kind.TEXT,
+        "Unix socket that answers `tuskws-fast stats`.",
+        shown="$XDG_RUNTIME_DIR/tuskws-fast-UID/PORT.sock, else in /tmp",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much anybody may have; 0 is off, where it is allowed."""
+
+    max_connections: int = option(
+        0,
+        Kind.COUNT,
+        "Connections of the node; `auto` is 90 % of what the open-file limits allow. Over it: 503.",
+        least=1,
+        auto=True,
+        shown="auto",
+    )
+    max_connections_per_ip: int = option(0, Kind.COUNT, "Connections of one address; 0 is off. Over it: 429.", least=0)
+    max_connections_per_user: int = option(
+        0, Kind.COUNT, "Connections of one user; 0 is off. Over it: close 4509.", least=0
+    )
+    enable_rate_limiting: bool = option(True, Kind.SWITCH, "Limit the commands of a user.")
+    message_rate_limit: int = option(
+        100, Kind.COUNT, "Commands a user may send, on average.", unit="a second", least=1, most=1_000_000
+    )
+    message_rate_burst: int = option(
+        200, Kind.COUNT, "Commands a user may send at once after a pause.", least=1, most=10_000_000
+    )
+    max_message_size: int = option(
+        16 * 1024, Kind.SIZE, "Size of the `message` value of a command.", least=1, most=8 * 1024**2
+    )
+    max_frame_size: int = option(
+        64 * 1024, Kind.SIZE, "Size of a whole message on the wire.", least=1024, most=16 * 1024**2
+    )
+    max_room_members: int = option(0, Kind.COUNT, "Users in a room that has no `max_members`; 0 is off.", least=0)
+    max_rooms_per_user: int = option(50, Kind.COUNT, "Rooms a user may be in at once; 0 is off.", least=0)
+    max_rooms: int = option(100_000, Kind.COUNT, "Rooms of the node; 0 is off.", least=0)
+    max_room_name: int = option(128, Kind.COUNT, "Length of a room's name.", unit="characters", least=1, most=1024)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long the server waits for clients."""
+
+    connection_timeout: float = option(
+        5.0, Kind.DURATION, "From accept to the finished upgrade, absolute.", least=0.1, most=600
+    )
+    auth_timeout: float = option(
+        10.0, Kind.DURATION, "From the upgrade to authentication, where it is required.", least=0.1, most=3600
+    )
+    heartbeat_interval: float = option(
+        30.0, Kind.DURATION, "A WebSocket ping is sent after that long without input.", least=0.1, most=86400
+    )
+    heartbeat_timeout: float = option(
+        10.0, Kind.DURATION, "How long a ping may stay unanswered. Then: close 4003.", least=0.1, most=3600
+    )
+    idle_timeout: float = option(
+        0.0, Kind.DURATION, "Close 4002 after that long without a command but `ping`; 0 is off.", least=0
+    )
+    keep_alive_timeout: float = option(
+        300.0, Kind.DURATION, "How long a session can be resumed after its connection is gone.", least=0, most=86400
+    )
+    leave_grace: float = option(
+        10.0, Kind.DURATION, "How long a lost connection keeps its rooms and its presence.", least=0, most=3600
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What rooms keep; a room's own settings may differ from the history options."""
+
+    history_size: int = option(100, Kind.COUNT, "Publications a room keeps; 0 is none.", least=0, most=1_000_000)
+    history_ttl: float = option(300.0, Kind.DURATION, "How long a room keeps a publication.", least=0)
+    history_bytes: int = option(1024**2, Kind.SIZE, "Bytes of publications a room keeps.", least=0)
+    history_bytes_total: int = option(
+        256 * 1024**2, Kind.SIZE, "Bytes of publications all rooms keep together.", least=0
+    )
+    presence_full_max: int = option(
+        200, Kind.COUNT, "Above so many members a room lists and pushes a count only.", least=0
+    )
+    dedupe_window: float = option(300.0, Kind.DURATION, "How long the id of a publication is remembered.", least=0)
+    dedupe_ids_max: int = option(10_000, Kind.COUNT, "Ids remembered a room.", least=0)
+    dedupe_bytes_max: int = option(64 * 1024**2, Kind.SIZE, "Memory for remembered ids in all.", least=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """Who may connect, and as whom."""
+
+    require_auth: bool = option(
+        False, Kind.SWITCH, "Accept commands of authenticated users only.", shown="on when there is a key"
+    )
+    jwt_secret: str = option(
+        "", Kind.TEXT, "Secret of the tokens (HS256), at least 32 bytes; prefer the file.", secret=True
+    )
+    jwt_secret_file: str = option("", Kind.TEXT, "File with the secret of the tokens; read again on SIGHUP.")
+    jwt_algorithms: tuple[str, ...] = option(
+        ("HS256",), Kind.LIST, "Algorithms a token may be signed with.", later=NO_OTHER_ALGORITHM
+    )
+    jwt_issuer: str = option("", Kind.TEXT, "`iss` that a token must have.")
+    jwt_audience: str = option("", Kind.TEXT, "`aud` that a token must have.")
+    max_token_ttl: float = option(
+        86400.0, Kind.DURATION, "How far in the future a token may expire; 0 is no limit.", least=0
+    )
+    token_leeway: float = option(
+        30.0, Kind.DURATION, "How far clocks may differ when a token's times are checked.", least=0, most=600
+    )
+    allow_no_exp: bool = option(False, Kind.SWITCH, "Accept tokens that never expire.")
+    allow_query_token: bool = option(False, Kind.SWITCH, "Accept a token as `?token=` in the URL.")
+    enable_origin_check: bool = option(
+        False, Kind.SWITCH, "Refuse browsers of other origins.", shown="on when origins are given"
+    )
+    allowed_origins: tuple[str, ...] = option(
+        (), Kind.LIST, "Origins of browsers that may connect, as `https://example.com` or `https://*.example.com`."
+    )
+    escape_html: bool = option(False, Kind.SWITCH, "Escape HTML in messages when they are delivered; never stored.")
+    ssl_enabled: bool = option(False, Kind.SWITCH, "Serve TLS.", later=NO_TLS)
+    ssl_cert: str = option("", Kind.TEXT, "Certificate file.", later=NO_TLS)
+    ssl_key: str = option("", Kind.TEXT, "Private key file.", later=NO_TLS)
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    """Memory and buffers."""
+
+    enable_compression: str = option(
+        "off", Kind.CHOICE, "permessage-deflate.", choices=("shared", "off"), later=NO_COMPRESSION
+    )
+    buffer_size: int = option(2048, Kind.SIZE, "Read buffer a connection starts with.", least=256, most=1024**2)
+    queue_bytes_max: int = option(1024**2, Kind.SIZE, "Bytes that may wait for one slow connection.", least=1024)
+    queue_messages_max: int = option(1000, Kind.COUNT, "Messages that may wait for one slow connection.", least=1)
+    queue_age_max: float = option(
+        10.0, Kind.DURATION, "How long a message may wait for one slow connection.", least=0.1
+    )
+    ring_up_size: int = option(
+        4 * 1024**2, Kind.SIZE, "Ring from a worker to the broker.", least=64 * 1024, most=1024**3
+    )
+    ring_down_size: int = option(
+        8 * 1024**2, Kind.SIZE, "Ring from the broker to a worker.", least=64 * 1024, most=1024**3
+    )
+    limit_table_size: int = option(
+        65_536, Kind.COUNT, "Users and addresses whose limits are kept at once.", least=64, most=16 * 1024**2
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The HTTP API of operators and back ends."""
+
+    api_host: str = option("127.0.0.1", Kind.TEXT, "Address of the API.", later=NO_API)
+    api_port: int = option(0, Kind.COUNT, "Port of the API; 0 is off.", least=0, most=65535, later=NO_API)
+    api_key: str = option("", Kind.TEXT, "Key of the API.", secret=True, later=NO_API)
+
+
+@dataclass(frozen=True, slots=True)
+class Logging:
+    """What the node says about itself, on standard error."""
+
+    log_format: str = option("console", Kind.CHOICE, "Lines for people or for programs.", choices=("console", "json"))
+    log_level: str = option(
+        "info", Kind.CHOICE, "The least level that is written.", choices=("debug", "info", "warning", "error")
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All sections. Made by `load`."""
+
+    server: Server = field(default_factory=Server)
+    processes: Processes = field(default_factory=Processes)
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    rooms: Rooms = field(default_factory=Rooms)
+    security: Security = field(default_factory=Security)
+    performance: Performance = field(default_factory=Performance)
+    api: Api = field(default_factory=Api)
+    logging: Logging = field(default_factory=Logging)
+
+
+SECTIONS: Mapping[str, type[Any]] = {
+    "server": Server,
+    "processes": Processes,
+    "limits": Limits,
+    "timeouts": Timeouts,
+    "rooms": Rooms,
+    "security": Security,
+    "performance": Performance,
+    "api": Api,
+    "logging": Logging,
+}
+OPTIONS: Mapping[str, Option] = {
+    known.name: known for section, cls in SECTIONS.items() for known in options_of(section, cls)
+}
+
+
+def load(
+    flags: Mapping[str, object] | None = None,
+    environ: Mapping[str, str] | None = None,
+    file: str | os.PathLike[str] | None = None,
+) -> Config:
+    """The configuration that flags, environment and file say together, checked and complete. Raises `ConfigError`."""
+    given: dict[str, Any] = {}
+    if file is not None:
+        _take(given, _read_file(Path(file)), str(file))
+    for variable, text in (environ or {}).items():
+        if variable.startswith(ENV_PREFIX) and variable not in ENV_OTHERS:
+            name = variable.removeprefix(ENV_PREFIX).lower()
+            given[name] = parse(_known(name, f"the environment, {variable}"), text, variable)
+    for name, raw in (flags or {}).items():
+        known = _known(name, "the options given")
+        given[name] = parse(known, raw, known.flag)
+    return _resolve(given)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as opened:
+            return tomllib.load(opened)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _take(given: dict[str, Any], table: Mapping[str, Any], source: str) -> None:
+    """The keys of a file: options at the top, or in a table named as their section."""
+    for key, raw in table.items():
+        if isinstance(raw, dict) and key in SECTIONS:
+            for name, value in raw.items():
+                known = _known(name, f"{source}, [{key}]")
+                if known.section != key:
+                    raise ConfigError(f"{name}: belongs to [{known.section}], not to [{key}] (from {source})")
+                given[name] = parse(known, value, source)
+        else:
+            given[key] = parse(_known(key, source), raw, source)
+
+
+def _known(name: str, source: str) -> Option:
+    if name in OPTIONS:
+        return OPTIONS[name]
+    near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.6)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise ConfigError(f"{name}: no such option (from {source}){hint}")
+
+
+def _resolve(given: dict[str, Any]) -> Config:
+    """Fill in what was not given and depends on the machine or on another option, then check the whole."""
+    if not given.get("workers"):
+        given["workers"] = len(os.sched_getaffinity(0))
+    if not given.get("max_connections"):
+        given["max_connections"] = worker_connections_max() * given["workers"]
+    given.setdefault("require_auth", bool(given.get("jwt_secret") or given.get("jwt_secret_file")))
+    given.setdefault("enable_origin_check", bool(given.get("allowed_origins")))
+    sections: dict[str, Any] = {}
+    for section, cls in SECTIONS.items():
+        names = [known.name for known in options_of(section, cls)]
+        sections[section] = cls(**{name: given[name] for name in names if name in given})
+    config = Config(**sections)
+    _check(config)
+    return config
+
+
+def worker_connections_max() -> int:
+    """Connections one process may hold: 90 % of what its open-file limit leaves (the supervisor raises it to hard)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    usable = 1_048_576 if hard == resource.RLIM_INFINITY else hard
+    return max(1, (usable - min(NOFILE_RESERVE, usable // 2)) * 9 // 10)
+
+
+def _check(config: Config) -> None:
+    limits, performance, security = config.limits, config.performance, config.security
+    possible = worker_connections_max() * config.processes.workers
+    if limits.max_connections > possible:
+        raise ConfigError(f"max_connections: the open-file limit (ulimit -n) allows {possible} at most")
+    if limits.max_message_size > limits.max_frame_size:
+        raise ConfigError(
+            f"max_message_size: {limits.max_message_size} bytes do not fit into max_frame_size, {limits.max_frame_size}"
+        )
+    for name in ("ring_up_size", "ring_down_size"):
+        size = getattr(performance, name)
+        if size & (size - 1):
+            raise ConfigError(f"{name}: {size} is not a power of two")
+        if size < 4 * limits.max_frame_size:
+            raise ConfigError(f"{name}: {size} is less than four times max_frame_size, {limits.max_frame_size}")
+    if performance.queue_bytes_max < limits.max_frame_size:
+        raise ConfigError(f"queue_bytes_max: {performance.queue_bytes_max} is less than max_frame_size")
+    if security.jwt_secret and security.jwt_secret_file:
+        raise ConfigError("jwt_secret: give either the secret or jwt_secret_file, not both")
+    secret = read_jwt_secret(security)
+    if security.require_auth and secret is None:
+        raise ConfigError("require_auth: without jwt_secret or jwt_secret_file nobody could authenticate")
+    for origin in security.allowed_origins:
+        scheme, separator, rest = origin.partition("://")
+        if origin != "*" and (not separator or scheme not in ("http", "https") or not rest or set(rest) & set("/?#@ ")):
+            raise ConfigError(f"allowed_origins: {origin!r} is not an origin such as https://example.com")
+    if config.server.app and not all(config.server.app.partition(":")):
+        raise ConfigError(f"app: {config.server.app!r} is not module:server")
+
+
+def read_jwt_secret(security: Security) -> bytes | None:
+    """The key of HS256 tokens, None when there is none. Read again after `reload`. Raises `ConfigError`."""
+    if security.jwt_secret_file:
+        try:
+            secret = Path(security.jwt_secret_file).read_bytes().strip()
+        except OSError as error:
+            raise ConfigError(f"jwt_secret_file: {security.jwt_secret_file}: {error.strerror}") from error
+        name = "jwt_secret_file"
+    elif security.jwt_secret:
+        secret, name = security.jwt_secret.encode(), "jwt_secret"
+    else:
+        return None
+    if len(secret) < JWT_SECRET_BYTES_MIN:
+        # RFC 7518, 3.2: "A key of the same size as the hash output (for instance, 256 bits for HS256) or larger MUST
+        # be used with this algorithm."
+        raise ConfigError(f"{name}: the secret has {len(secret)} bytes, HS256 needs at least {JWT_SECRET_BYTES_MIN}")
+    return secret

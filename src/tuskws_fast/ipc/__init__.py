@@ -1,0 +1,1 @@
+"""How workers and the broker reach each other: memory, rings, records."""

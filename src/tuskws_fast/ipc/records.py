@@ -1,0 +1,476 @@
+"""What workers and the broker say to each other: one class a record type, the only vocabulary the two share.
+
+    worker ──Up──▶ ring ──▶ broker        ATTACH JOIN PUBLISH CALL …      (what a session wants, or became)
+    worker ◀─Down── ring ◀── broker       REPLY JOINED PUBLICATION …      (what was decided, and what to push)
+
+A record is a tuple of plain values. On the ring it is a type number (in the ring's own header) and a payload: the two
+records of the hot path, `Publish` and `Publication`, have a binary payload with the client's bytes at the end,
+untouched; all others are a JSON array, so that a segment can be read by eye (`scripts/ringcat`).
+
+Names used throughout
+    conn    int, unique for the life of the node: worker slot << 52 | generation << 36 | running number. 0 = the server
+    tag     int, chosen by the worker, comes back in the answer; 0 = no answer wanted unless it is an error
+    rights  int, the actions that *claims* grant for this room (`rooms.permissions`); the broker adds the room's own
+    body    bytes, one encoded JSON object. `Publish.body` and stored publications lack the closing brace: the broker
+            appends `,"timestamp":…,"epoch":…,"offset":…}` to it, so no one decodes it again.
+
+The generation in `conn` fences a worker's successor: it never speaks for connections of the one before it.
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from tuskws_fast.protocol import codec
+
+WORKER_SHIFT = 52
+GENERATION_SHIFT = 36
+CONN_SERVER = 0
+
+
+def first_conn(worker: int, generation: int) -> int:
+    """The base of a worker's connection numbers; the n-th connection is this plus n (n from 1)."""
+    return worker << WORKER_SHIFT | (generation & 0xFFFF) << GENERATION_SHIFT
+
+
+def worker_of(conn: int) -> int:
+    return conn >> WORKER_SHIFT
+
+
+class UpType(IntEnum):
+    ATTACH = 1
+    DETACH = 2
+    JOIN = 3
+    LEAVE = 4
+    PUBLISH = 5
+    PRIVATE = 6
+    CALL = 7
+    ALL = 8
+    RECOVER = 9
+    RESTORE = 10
+    KEPT = 11
+    ANNOUNCED = 12
+
+
+class DownType(IntEnum):
+    REPLY = 32
+    JOINED = 33
+    LEFT = 34
+    PUBLICATION = 35
+    PUSH = 36
+    PRESENCE = 37
+    DELIVER = 38
+    EVICT = 39
+    GONE = 40
+    POSITION = 41
+    RECOVERED = 42
+    GAP = 43
+    KEEP = 44
+    ALL = 45
+
+
+class Level(IntEnum):
+    """How safe a publication is when it is acknowledged (protocol §4). DEFAULT asks for the best the room has."""
+
+    DEFAULT = 0
+    ACCEPTED = 1
+    STORED = 2
+    SYNCED = 3
+
+
+class PresenceMode(IntEnum):
+    """Whose presence pushes a session wants (`hello`)."""
+
+    NONE = 0
+    ROOMS = 1
+    ALL = 2
+
+
+# -- up: worker → broker -----------------------------------------------------------------------------------------
+
+
+class Attach(NamedTuple):
+    """A session has an identity now (guest at open, user after auth), or changed `username`, `roles`, `mode`.
+
+    Idempotent. `status` is this connection's presence; it is also how a worker re-announces its leases to a new broker.
+    """
+
+    conn: int
+    user: str
+    username: str
+    roles: list[str]
+    mode: int
+    status: str
+
+
+class Detach(NamedTuple):
+    """The connection is gone. `clean` (close 1000) ends lease and memberships now, else after the grace."""
+
+    conn: int
+    clean: bool
+
+
+class Join(NamedTuple):
+    """Answered by `Joined`, or by an error `Reply`. `since` is (epoch, offset) or None; `history` a count or None."""
+
+    conn: int
+    tag: int
+    rights: int
+    room: str
+    password: str | None
+    since: tuple[str, int] | None
+    history: int | None
+
+
+class Leave(NamedTuple):
+    """Answered by `Left`, or by an error `Reply`."""
+
+    conn: int
+    tag: int
+    room: str
+
+
+class Publish(NamedTuple):
+    """A `broadcast`. Answered by `Reply`.
+
+    `key` is the client's string id (the idempotency key and `ref`), "" = none. `echo` false leaves `conn` out of the
+    fan-out. `quiet`: no reply on success. `server`: published by the application, which needs no membership; `conn` is
+    then only who is left out (0 = nobody), and the reply goes to the worker that sent this.
+    `body` is the push without its closing brace: `{"type":"room_message","room":…,"message":…,"from":…[,"ref":…]`.
+    """
+
+    conn: int
+    tag: int
+    rights: int
+    level: int
+    echo: bool
+    quiet: bool
+    room: str
+    key: str
+    body: bytes
+    server: bool = False
+
+
+class Private(NamedTuple):
+    """A `private_message`. `body` as in `Publish`: `{"type":"private_message","from":…,"message":…[,"ref":…]`."""
+
+    conn: int
+    tag: int
+    rights: int
+    level: int
+    quiet: bool
+    to: str
+    key: str
+    body: bytes
+
+
+class Call(NamedTuple):
+    """Every other command: `op` is the command's name, `args` its checked fields. Answered by one `Reply`."""
+
+    conn: int
+    tag: int
+    rights: int
+    op: str
+    args: dict[str, Any]
+
+
+class All(NamedTuple):
+    """Push `body` to every connection of the node (`broadcast_to_all`); the same record goes down to each worker."""
+
+    exclude: int
+    body: bytes
+
+
+class Recover(NamedTuple):
+    """The worker missed publications of `room` after `offset` (its ring overran). Answered by `Recovered`."""
+
+    room: str
+    epoch: str
+    offset: int
+
+
+class Restore(NamedTuple):
+    """Re-announced to a new broker: this connection is in `room`, and had seen up to (epoch, offset). No pushes."""
+
+    conn: int
+    room: str
+    epoch: str
+    offset: int
+
+
+class Kept(NamedTuple):
+    """A fact that the dead broker gave every worker to keep (see `Keep`), handed to its successor."""
+
+    key: str
+    version: int
+    value: Any
+
+
+class Announced(NamedTuple):
+    """The worker has told the new broker all it knows."""
+
+    worker: int
+
+
+# -- down: broker → worker ---------------------------------------------------------------------------------------
+
+
+class Reply(NamedTuple):
+    """The answer to `tag` for `conn`. `ok` False: `body` is an `error` object, sent even where no id was given.
+
+    `last` False: further pages of the same answer follow under the same tag (a long `history`).
+    """
+
+    conn: int
+    tag: int
+    ok: bool
+    body: bytes
+    last: bool = True
+
+
+class Joined(NamedTuple):
+    """`conn` is a member from here on: every later `Publication` of `room` on this ring is also for it.
+
+    `body` is the first `room_joined`; `pages` are further `history` bodies (replay longer than a page), in order.
+    """
+
+    conn: int
+    tag: int
+    room: str
+    epoch: str
+    offset: int
+    body: bytes
+    pages: list[bytes]
+
+
+class Left(NamedTuple):
+    conn: int
+    tag: int
+    room: str
+    body: bytes
+
+
+class Publication(NamedTuple):
+    """`body` (complete) has position `offset` in `room`; for every member here but `exclude` (0 = none)."""
+
+    exclude: int
+    offset: int
+    room: str
+    body: bytes
+
+
+class Push(NamedTuple):
+    """An unsequenced push to the members of `room` here but `exclude` (member_joined, member_left, room_stats)."""
+
+    exclude: int
+    room: str
+    body: bytes
+
+
+class Presence(NamedTuple):
+    """A `presence_update` of `user`: once to each connection here that shares one of `rooms` with it and wants
+    `rooms` presence, and to each that wants `all`; not to `user`'s own connections."""
+
+    user: str
+    rooms: list[str]
+    body: bytes
+
+
+class Deliver(NamedTuple):
+    """`body` for exactly these connections (private messages)."""
+
+    conns: list[int]
+    body: bytes
+
+
+class Evict(NamedTuple):
+    """These connections are no longer in `room` (kick, ban); each is pushed `body`."""
+
+    room: str
+    conns: list[int]
+    body: bytes
+
+
+class Gone(NamedTuple):
+    """`room` was deleted: nobody here is in it any more; each former member is pushed `body`."""
+
+    room: str
+    body: bytes
+
+
+class Position(NamedTuple):
+    """`room` stands at (epoch, offset): a worker that is behind asks `Recover`. Sent after records were dropped."""
+
+    room: str
+    epoch: str
+    offset: int
+
+
+class Recovered(NamedTuple):
+    """Answer to `Recover`: publications [(offset, body)…] after it. Too old for history: a `Gap` instead."""
+
+    room: str
+    epoch: str
+    publications: list[tuple[int, bytes]]
+
+
+class Gap(NamedTuple):
+    """Members of `room` here missed the offsets `first`..`last` of `epoch`; the room stands at `last` now.
+
+    After a broker's death the epoch is new and `first`, `last` are 1, 0 when nothing was published in it yet.
+    """
+
+    room: str
+    epoch: str
+    first: int
+    last: int
+
+
+class Keep(NamedTuple):
+    """A fact for the worker to hold until the broker's next death (settings, bans, mutes). `value` None: forget it."""
+
+    key: str
+    version: int
+    value: Any
+
+
+class AllPush(NamedTuple):
+    exclude: int
+    body: bytes
+
+
+UpRecord = Attach | Detach | Join | Leave | Publish | Private | Call | All | Recover | Restore | Kept | Announced
+DownRecord = (
+    Reply
+    | Joined
+    | Left
+    | Publication
+    | Push
+    | Presence
+    | Deliver
+    | Evict
+    | Gone
+    | Position
+    | Recovered
+    | Gap
+    | Keep
+    | AllPush
+)
+
+# Dropped first when a worker's down ring is full: the offset tells that they are missing, and history replays them.
+# Everything else has reserved room in the ring and waits in the broker's overflow queue rather than being lost.
+DROPPABLE = frozenset({DownType.PUBLICATION})
+
+# -- the ring's payloads -----------------------------------------------------------------------------------------
+
+# conn, tag, rights, level, flags (below), len(room), len(key); then room, key, body
+_PUBLISH = struct.Struct("<QIHBBHH")
+# exclude, offset, len(room); then room, body
+_PUBLICATION = struct.Struct("<QQH")
+_ECHO, _QUIET, _SERVER = 1, 2, 4
+
+# The class of each type, and which of its fields are bytes (JSON carries them as text: they are UTF-8 by construction).
+_CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
+    UpType.ATTACH: (Attach, ()),
+    UpType.DETACH: (Detach, ()),
+    UpType.JOIN: (Join, ()),
+    UpType.LEAVE: (Leave, ()),
+    UpType.PUBLISH: (Publish, ()),
+    UpType.PRIVATE: (Private, (7,)),
+    UpType.CALL: (Call, ()),
+    UpType.ALL: (All, (1,)),
+    UpType.RECOVER: (Recover, ()),
+    UpType.RESTORE: (Restore, ()),
+    UpType.KEPT: (Kept, ()),
+    UpType.ANNOUNCED: (Announced, ()),
+    DownType.REPLY: (Reply, (3,)),
+    DownType.JOINED: (Joined, (5,)),
+    DownType.LEFT: (Left, (3,)),
+    DownType.PUBLICATION: (Publication, ()),
+    DownType.PUSH: (Push, (2,)),
+    DownType.PRESENCE: (Presence, (2,)),
+    DownType.DELIVER: (Deliver, (1,)),
+    DownType.EVICT: (Evict, (2,)),
+    DownType.GONE: (Gone, (1,)),
+    DownType.POSITION: (Position, ()),
+    DownType.RECOVERED: (Recovered, ()),
+    DownType.GAP: (Gap, ()),
+    DownType.KEEP: (Keep, ()),
+    DownType.ALL: (AllPush, (1,)),
+}
+_TYPES: dict[type[Any], int] = {cls: int(kind) for kind, (cls, _) in _CLASSES.items()}
+
+
+def type_of(record: UpRecord | DownRecord) -> int:
+    """The type number that goes into the ring's header."""
+    return _TYPES[type(record)]
+
+
+def pack_record(record: UpRecord | DownRecord) -> bytes:
+    """The payload of `record` on a ring; its type goes into the ring's own header (`type_of`)."""
+    if isinstance(record, Publication):
+        name = record.room.encode()
+        return _PUBLICATION.pack(record.exclude, record.offset, len(name)) + name + record.body
+    if isinstance(record, Publish):
+        conn, tag, rights, level, echo, quiet, room, key, body, server = record
+        name, key_bytes = room.encode(), key.encode()
+        flags = (_ECHO if echo else 0) | (_QUIET if quiet else 0) | (_SERVER if server else 0)
+        return _PUBLISH.pack(conn, tag, rights, level, flags, len(name), len(key_bytes)) + name + key_bytes + body
+    return codec.encode(tuple(record), default=_as_text)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode()
+    raise TypeError(f"a record cannot carry {type(value).__name__}")
+
+
+def unpack_record(kind: int, payload: bytes) -> UpRecord | DownRecord:
+    """The record of type `kind`. Raises `ValueError` (or a subclass) for anything `pack_record` does not make."""
+    try:
+        if kind == DownType.PUBLICATION:
+            exclude, offset, n = _PUBLICATION.unpack_from(payload)
+            at = _PUBLICATION.size
+            return Publication(exclude, offset, payload[at : at + n].decode(), payload[at + n :])
+        if kind == UpType.PUBLISH:
+            return _unpack_publish(payload)
+        return _unpack_readable(kind, payload)
+    except (struct.error, KeyError, AttributeError, TypeError, IndexError) as error:
+        raise ValueError(f"record type {kind} is malformed: {error}") from error
+
+
+def _unpack_publish(payload: bytes) -> Publish:
+    conn, tag, rights, level, flags, n, k = _PUBLISH.unpack_from(payload)
+    room_at = _PUBLISH.size
+    key_at = room_at + n
+    return Publish(
+        conn,
+        tag,
+        rights,
+        level,
+        bool(flags & _ECHO),
+        bool(flags & _QUIET),
+        payload[room_at:key_at].decode(),
+        payload[key_at : key_at + k].decode(),
+        payload[key_at + k :],
+        bool(flags & _SERVER),
+    )
+
+
+def _unpack_readable(kind: int, payload: bytes) -> UpRecord | DownRecord:
+    cls, byte_fields = _CLASSES[kind]
+    fields = codec.decode(payload)
+    if not isinstance(fields, list) or len(fields) != len(cls._fields):
+        raise ValueError(f"record type {kind} does not have the fields {fields!r:.80}")
+    for i in byte_fields:
+        fields[i] = fields[i].encode()
+    if kind == DownType.JOINED:
+        fields[6] = [page.encode() for page in fields[6]]
+    elif kind == DownType.RECOVERED:
+        fields[2] = [(offset, body.encode()) for offset, body in fields[2]]
+    elif kind == UpType.JOIN and fields[5] is not None:
+        fields[5] = tuple(fields[5])
+    record: UpRecord | DownRecord = cls(*fields)
+    return record

@@ -1,0 +1,154 @@
+"""Every figure the node keeps, declared once: a column of the shared-memory counters, with its kind and its meaning.
+
+The counters are a table: a row a process, a column a figure, one writer a cell. Row 0 is the supervisor's, then the
+broker's, then one a worker slot. A process adds to its own row; whoever wants the node's figure sums the column.
+
+    counter   only grows, also over restarts of its process: a successor goes on where the dead one stopped
+    gauge     what is now; the supervisor zeroes a dead process's gauges when it has reaped it
+    fact      kept by the supervisor about the process of that row (state, pid, …): the process itself never writes it
+
+All labels (refusal reasons, error codes) are from closed sets: no room, user, path or text ever names a column.
+This file knows no memory and no socket: readers pass plain rows of integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum, IntEnum
+
+from tuskws_fast.protocol.codes import ErrorCode
+
+ROW_SUPERVISOR = 0
+ROW_BROKER = 1
+ROW_FIRST_WORKER = 2
+
+
+def worker_row(slot: int) -> int:
+    return ROW_FIRST_WORKER + slot
+
+
+def row_count(workers: int) -> int:
+    return ROW_FIRST_WORKER + workers
+
+
+class Kind(Enum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    FACT = "fact"
+
+
+_COUNTER, _GAUGE, _FACT = Kind.COUNTER, Kind.GAUGE, Kind.FACT
+
+
+class State(IntEnum):
+    """Where a process is in its life; written by the supervisor into `Metric.STATE`."""
+
+    DOWN = 0
+    STARTING = 1
+    READY = 2
+    DRAINING = 3
+
+
+class Metric(IntEnum):
+    """A column. Its value is the column's number; `kind` and `text` describe it."""
+
+    kind: Kind
+    text: str
+
+    def __new__(cls, kind: Kind, text: str) -> Metric:
+        member = int.__new__(cls, len(cls.__members__))
+        member._value_ = len(cls.__members__)
+        member.kind = kind
+        member.text = text
+        return member
+
+    # facts
+    STATE = _FACT, "where the process is in its life: 0 down, 1 starting, 2 ready, 3 draining"
+    PID = _FACT, "process id, 0 when down"
+    STARTED = _FACT, "when the process was forked, monotonic ms"
+    RESTARTS = _FACT, "processes this slot has had beyond the first"
+
+    # every process
+    BEAT = _GAUGE, "last turn of the event loop that said so, monotonic ms"
+    LOG_DROPPED = _COUNTER, "log lines dropped because the log's reader did not keep up"
+    RING_FULL = _COUNTER, "times a ring had no room and its producer had to wait or to drop"
+    RING_DROPPED = _COUNTER, "records dropped because a down ring was full (replayed from history later)"
+    RING_OVERRUN = _COUNTER, "times a worker found that records for it had been dropped"
+    RING_POISONED = _COUNTER, "rings given up because of a malformed record"
+    LOST_WAKEUP_RESCUED = _COUNTER, "records found by the safety timer and not by the doorbell; must stay 0"
+
+    # workers: connections
+    CONNECTIONS_CURRENT = _GAUGE, "open connections"
+    CONNECTIONS_OPENED = _COUNTER, "connections that completed the upgrade"
+    CONNECTIONS_CLOSED = _COUNTER, "upgraded connections that ended"
+    REFUSED_BAD_REQUEST = _COUNTER, "refused before the upgrade: malformed request"
+    REFUSED_PATH = _COUNTER, "refused before the upgrade: no such path, or no upgrade asked for"
+    REFUSED_ORIGIN = _COUNTER, "refused before the upgrade: origin not allowed"
+    REFUSED_AUTH = _COUNTER, "refused before the upgrade: bad token"
+    REFUSED_PER_IP = _COUNTER, "refused before the upgrade: too many connections of this address"
+    REFUSED_PER_USER = _COUNTER, "refused or closed: too many connections of this user"
+    REFUSED_TOTAL = _COUNTER, "refused before the upgrade: the node has all the connections it may have"
+    REFUSED_TIMEOUT = _COUNTER, "refused before the upgrade: the request was not complete in time"
+    TOO_SLOW_CLOSED = _COUNTER, "connections closed because they did not read fast enough"
+    HEARTBEAT_MISSED = _COUNTER, "connections closed because a ping was not answered"
+    IDLE_CLOSED = _COUNTER, "connections closed because no command came for the idle timeout"
+    AUTH_TIMEOUT_CLOSED = _COUNTER, "connections closed because they did not authenticate in time"
+    POLICY_CLOSED = _COUNTER, "connections closed for repeated faults"
+
+    # workers: messages
+    MESSAGES_RECEIVED = _COUNTER, "commands received, each of a batch counted"
+    REPLIES_SENT = _COUNTER, "replies sent"
+    DELIVERIES = _COUNTER, "pushes handed to connections (a publication counts once a member)"
+    BYTES_IN = _COUNTER, "bytes of WebSocket payload received"
+    BYTES_OUT = _COUNTER, "bytes of WebSocket frames sent"
+    RATE_LIMITED = _COUNTER, "commands refused by the rate limit"
+    AUTH_FAILED = _COUNTER, "tokens refused"
+    HANDLER_FAILED = _COUNTER, "application handlers that raised"
+    GAPS_SENT = _COUNTER, "times a connection was told that it missed messages"
+    QUEUED_BYTES = _GAUGE, "bytes waiting for slow connections"
+    SESSIONS = _GAUGE, "connections with an identity (guests too)"
+
+    # broker
+    PUBLICATIONS = _COUNTER, "publications ordered"
+    DUPLICATES = _COUNTER, "publications answered from the idempotency table"
+    ROOMS_CURRENT = _GAUGE, "rooms that exist"
+    ONLINE_USERS = _GAUGE, "users with at least one connection"
+    HISTORY_BYTES = _GAUGE, "bytes of publications kept for recovery"
+    DEDUPE_ENTRIES = _GAUGE, "idempotency keys kept"
+
+    # limits
+    LIMIT_SLOTS_LOST = _COUNTER, "users whose rate or admission could not be kept because the table was full"
+
+
+# The errors sent to clients follow the named columns: one a code of the closed set.
+ERROR_COLUMN: Mapping[ErrorCode, int] = {code: len(Metric) + n for n, code in enumerate(ErrorCode)}
+COLUMN_COUNT = len(Metric) + len(ERROR_COLUMN)
+GAUGES = tuple(metric for metric in Metric if metric.kind is Kind.GAUGE)
+
+
+def column_names() -> list[str]:
+    """The name of every column, in order, as figures are exported."""
+    return [metric.name.lower() for metric in Metric] + [f"errors_{code.value}" for code in ErrorCode]
+
+
+# A process that has not beaten for this long is not well, whatever the supervisor has decided about it yet.
+BEAT_STALE_MS = 5_000
+
+
+def health_of(rows: Sequence[Sequence[int]], now_ms: int) -> str:
+    """The node's status from all rows of the table: `healthy` only if every process is ready and beats.
+
+    `draining` once any process drains; `starting` until every process has been ready for the first time; else
+    `degraded`. The supervisor's own row has its state and no beat: its death ends every other process.
+    """
+    states = [row[Metric.STATE] for row in rows]
+    if State.DRAINING in states:
+        return "draining"
+    children = rows[ROW_BROKER:]
+    if all(row[Metric.STATE] == State.READY and now_ms - row[Metric.BEAT] < BEAT_STALE_MS for row in children):
+        return "healthy"
+    return "starting" if states[ROW_SUPERVISOR] == State.STARTING else "degraded"
+
+
+def total(rows: Iterable[Sequence[int]], column: int) -> int:
+    return sum(row[column] for row in rows)

@@ -1,0 +1,139 @@
+"""The composition root: the only file that knows every role. It turns a `Config` into a running node.
+
+    config ─▶ log ─▶ listeners, shared memory ─▶ what each process runs ─▶ supervisor.run()
+
+The modules of the roles are imported here before the first fork, so that all processes share their pages; what they
+create (loops, sockets, sessions) they create in their `main`, after it. The application is imported in each worker: it
+may start what must not be forked, and a failed import is a boot failure with a reason.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import os
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tuskws_fast import logs
+from tuskws_fast.config import Config
+from tuskws_fast.errors import BootError, ConfigError, ExitCode, TuskwsError
+from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
+from tuskws_fast.supervisor.listeners import open_listeners, shown_address
+from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
+from tuskws_fast.supervisor.stats import StatsSocket, default_path, now_document
+from tuskws_fast.supervisor.supervisor import Supervisor, Timing
+
+log = logging.getLogger(__name__)
+
+
+def run_node(config: Config, app: object | None = None, reread: Callable[[], Config] | None = None) -> ExitCode:
+    """Serve until told to end. Everything that goes wrong on the way up is one line in the log and an exit code.
+
+    `app` is the application where it exists already (`WebSocketServer.start`), else `config.server.app` names it.
+    `reread` reads the configuration again, for SIGHUP.
+    """
+    logs.configure(config.logging.log_format, config.logging.log_level)
+    try:
+        return _run(config, app, reread)
+    except TuskwsError as error:
+        log.critical(f"cannot start: {error}")
+        return error.exit_code
+    except OSError as error:
+        log.critical(f"cannot start: {error.strerror or error}")
+        return ExitCode.BOOT
+
+
+def _run(config: Config, app: object | None, reread: Callable[[], Config] | None) -> ExitCode:
+    from tuskws_fast.broker import process as broker
+    from tuskws_fast.worker import process as worker
+
+    set_name("tuskws-fast: supervisor", "tuskws-fast")
+    _raise_file_limit()
+    server, processes, performance = config.server, config.processes, config.performance
+    listeners = open_listeners(server.host, server.port, processes.workers, server.backlog)
+    memory = NodeMemory(
+        processes.workers,
+        MemorySizes(performance.limit_table_size, performance.ring_up_size, performance.ring_down_size),
+    )
+    address = shown_address(listeners[0])
+    port = int(listeners[0].getsockname()[1])
+    path = Path(processes.control_socket) if processes.control_socket else default_path(port)
+    stats = StatsSocket(path, lambda: now_document(memory.rows()))
+
+    def on_ready() -> None:
+        extra = {"workers": processes.workers, "pid": os.getpid(), "control_socket": str(path)}
+        log.info(f"serving ws://{address}", extra=extra)
+
+    log.info("starting", extra={"address": address, "workers": processes.workers})
+    if server.data_dir != "none":
+        log.info("messages are kept in memory alone: there is no journal yet", extra={"data_dir": server.data_dir})
+    supervisor = Supervisor(
+        broker=lambda context: broker.main(context, config, None),
+        worker=_worker_main(worker.main, config, app),
+        listeners=listeners,
+        memory=memory,
+        timing=Timing(hang_s=processes.hang_timeout, boot_s=processes.boot_timeout, drain_s=processes.shutdown_timeout),
+        stats=stats,
+        on_ready=on_ready,
+        on_reload=lambda: _reload(reread),
+    )
+    # What exists now is shared by all processes; the collector must not touch, and thereby copy, its pages.
+    gc.collect()
+    gc.freeze()
+    try:
+        return supervisor.run()
+    finally:
+        gc.unfreeze()
+        memory.close()
+
+
+def _worker_main(
+    main: Callable[[ChildContext, Config, object | None], None], config: Config, app: object | None
+) -> ChildMain:
+    def run_worker(context: ChildContext) -> None:
+        loaded = load_app(config.server.app) if app is None and config.server.app else app
+        main(context, config, loaded)
+
+    return run_worker
+
+
+def load_app(name: str) -> object:
+    """The object that `module:attribute` names, looked for in the working directory too. Raises `BootError`."""
+    module_name, _, attribute = name.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: object = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        theirs = [frame for frame in frames if "importlib" not in frame.filename and frame.filename != __file__]
+        where = f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
+        raise BootError(f"cannot load the application {name}: {type(error).__name__}: {error}{where}") from error
+    return found
+
+
+def _reload(reread: Callable[[], Config] | None) -> Mapping[str, Any]:
+    """What SIGHUP can change without a restart: the log's level, and the secrets that children read again."""
+    if reread is None:
+        return {}
+    try:
+        config = reread()
+    except ConfigError as error:
+        log.error("the configuration is left as it was", extra={"reason": str(error)})
+        return {}
+    logs.set_level(config.logging.log_level)
+    return {"log_level": config.logging.log_level}
+
+
+def _raise_file_limit() -> None:
+    """Every client is an open file: take what the system allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,1 @@
+"""The contract with clients, without sockets: messages, JSON, codes."""

@@ -1,0 +1,44 @@
+"""JSON, once: the only file of the project that imports a JSON library (orjson, strict UTF-8, no NaN, no surrogates).
+
+Also the two splices that let a body be encoded a single time: the broker closes a publication's prefix with its
+position (`close_body`), and a worker gives a reply its correlation id (`with_id`). Both work on bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+
+JSONDecodeError = orjson.JSONDecodeError
+
+
+def encode(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Raises `TypeError` for what JSON cannot say (also lone surrogates and integers beyond 64 bits)."""
+    return orjson.dumps(value, default)
+
+
+def decode(data: bytes | bytearray | memoryview | str) -> Any:
+    """Raises `JSONDecodeError` (a `ValueError`) for anything but one complete, strictly valid JSON text."""
+    return orjson.loads(data)
+
+
+def with_id(body: bytes, command_id: str | int) -> bytes:
+    """The encoded object `body` with `"id"` appended: the reply to a command that had one. `body` is never `{}`."""
+    return b'%b,"id":%b}' % (body[:-1], orjson.dumps(command_id))
+
+
+def close_body(prefix: bytes, timestamp: float, epoch: str, offset: int) -> bytes:
+    """A publication's push, complete: `prefix` lacks the closing brace, the position and the time of ordering."""
+    return b'%b,"timestamp":%.3f,"epoch":"%b","offset":%d}' % (prefix, timestamp, epoch.encode(), offset)
+
+
+def close_private(prefix: bytes, timestamp: float, offset: int) -> bytes:
+    """As `close_body`, for a private message (an inbox has no epoch that a client could use)."""
+    return b'%b,"timestamp":%.3f,"offset":%d}' % (prefix, timestamp, offset)
+
+
+def with_messages(head: bytes, messages: list[bytes]) -> bytes:
+    """The encoded object `head` with `"messages": […]` appended; the entries are encoded pushes already."""
+    return b'%b,"messages":[%b]}' % (head[:-1], b",".join(messages))

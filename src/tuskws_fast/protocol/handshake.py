@@ -1,0 +1,150 @@
+"""The HTTP phase of a connection, decided: may this request become a WebSocket, and if not, what is the answer.
+
+RFC 6455 §4.2.1 asks for a GET of HTTP/1.1 with one Host, `Upgrade: websocket`, `Connection: Upgrade` (both are lists),
+one Sec-WebSocket-Key of 16 bytes in base64, and version 13. What differs gets the status that tells why, and never a
+word of what went wrong inside.
+
+Pure: a request head in, a decision out. Bytes to head is the acceptor's parser, who may connect is its policy.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from urllib.parse import parse_qs
+
+from tuskws_fast.protocol import codec
+
+SUBPROTOCOL = "tusk.v1"
+VERSION = b"13"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request line and its headers, in order, names in lower case. `target` is as the client wrote it."""
+
+    method: str
+    target: bytes
+    version: str
+    headers: tuple[tuple[bytes, bytes], ...]
+
+    def all(self, name: bytes) -> list[bytes]:
+        return [value for key, value in self.headers if key == name]
+
+    def first(self, name: bytes) -> str | None:
+        """The first such header as text, for values that are compared, never repeated."""
+        for key, value in self.headers:
+            if key == name:
+                return value.decode("latin-1")
+        return None
+
+    def tokens(self, name: bytes) -> list[bytes]:
+        """The elements of a list header, over all its lines, in order."""
+        return [token.strip() for value in self.all(name) for token in value.split(b",") if token.strip()]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The answer to a request that does not become a WebSocket; the connection closes behind it."""
+
+    status: HTTPStatus
+    text: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def encode(self, head_only: bool = False) -> bytes:
+        body = codec.encode({"error": self.text or self.status.phrase})
+        return encode_response(self.status, body, "application/json", self.headers, head_only)
+
+
+def encode_response(
+    status: HTTPStatus,
+    body: bytes,
+    content_type: str,
+    headers: Mapping[str, str] | None = None,
+    head_only: bool = False,
+) -> bytes:
+    """A complete response that ends the connection. Header values are ours, never a client's."""
+    lines = [
+        f"HTTP/1.1 {status.value} {status.phrase}",
+        f"Content-Type: {content_type}",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
+    ]
+    return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + (b"" if head_only else body)
+
+
+def split_target(target: bytes) -> tuple[str, str]:
+    """(path, query) of a request target; the absolute form (RFC 9112 §3.2.2) loses scheme and authority."""
+    text = target.decode("latin-1")
+    scheme, found, rest = text.partition("://")
+    if found and scheme.isalpha():
+        slash = rest.find("/")
+        text = rest[slash:] if slash >= 0 else "/"
+    path, _, query = text.partition("?")
+    return path, query
+
+
+def wants_upgrade(head: Head) -> bool:
+    """The request names a protocol to switch to: it is answered as a WebSocket handshake, good or bad."""
+    return bool(head.all(b"upgrade")) or bool(head.all(b"sec-websocket-key"))
+
+
+def check_upgrade(head: Head) -> Refusal | bytes:
+    """The Sec-WebSocket-Key of an acceptable handshake, else why it is not."""
+    if head.method != "GET":
+        return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
+    if head.version != "1.1":
+        return Refusal(HTTPStatus.BAD_REQUEST, "A WebSocket needs HTTP/1.1")
+    hosts = head.all(b"host")
+    if len(hosts) != 1 or not hosts[0]:
+        return Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Host is needed")
+    if b"websocket" not in [token.lower() for token in head.tokens(b"upgrade")]:
+        return upgrade_required()
+    if b"upgrade" not in [token.lower() for token in head.tokens(b"connection")]:
+        return Refusal(HTTPStatus.BAD_REQUEST, "Connection: Upgrade is missing")
+    if head.all(b"sec-websocket-version") != [VERSION]:
+        return upgrade_required()
+    keys = head.all(b"sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Sec-WebSocket-Key of 16 bytes is needed")
+    offered = head.tokens(b"sec-websocket-protocol")
+    if offered and SUBPROTOCOL.encode() not in offered:
+        return Refusal(HTTPStatus.BAD_REQUEST, f"Only the subprotocol {SUBPROTOCOL} is spoken here")
+    return keys[0]
+
+
+def upgrade_required() -> Refusal:
+    """RFC 9110 §15.5.22 wants Upgrade in the answer, RFC 6455 §4.4 the version."""
+    return Refusal(
+        HTTPStatus.UPGRADE_REQUIRED,
+        "A WebSocket of version 13 is needed here",
+        {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION.decode()},
+    )
+
+
+def selected_subprotocol(head: Head) -> str | None:
+    return SUBPROTOCOL if head.all(b"sec-websocket-protocol") else None
+
+
+def bearer_token(head: Head, query: str, allow_query: bool) -> str | None:
+    """The token of the handshake, if it carries one: `Authorization: Bearer T`, or `?token=T` where that is allowed."""
+    value = head.first(b"authorization")
+    if value is not None and value[:7].lower() == "bearer ":
+        return value[7:].strip()
+    if allow_query:
+        found = parse_qs(query).get("token")
+        if found:
+            return found[0]
+    return None
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(value) == 24 and len(base64.b64decode(value, validate=True)) == 16
+    except binascii.Error:
+        return False

@@ -1,0 +1,1 @@
+"""What rooms, presence and limits decide. Pure: values and `now` in, values out."""

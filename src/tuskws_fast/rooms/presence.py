@@ -1,0 +1,45 @@
+"""What others see of a user: the best of its leases, and when it was last there.
+
+    leases     laptop: away     phone: busy     (lost, in grace) tablet: online
+    status     busy             = the most present of them: busy > online > away > offline
+
+A lease is a connection's status. `offline` set by the client means invisible: a user all of whose leases are offline
+looks in every view like one that has none. A view also remembers what was pushed last, because many changes within
+one tick, or a second tab, are no news to anyone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+OFFLINE = "offline"
+_RANK = {OFFLINE: 0, "away": 1, "online": 2, "busy": 3}
+STATUSES = frozenset(_RANK)
+
+
+def merged(leases: Iterable[str]) -> str:
+    """The most present status; `offline` for none."""
+    return max(leases, key=_RANK.__getitem__, default=OFFLINE)
+
+
+class View:
+    """One user as others see it. `last_seen` (Unix time) is None for one that was never visible."""
+
+    __slots__ = ("last_seen", "pushed", "status")
+
+    def __init__(self) -> None:
+        self.status = OFFLINE
+        self.pushed = OFFLINE
+        self.last_seen: float | None = None
+
+    def merge(self, leases: Iterable[str], wall: float) -> bool:
+        """Take the user's leases of now. True: others see something else than they were last told."""
+        status = merged(leases)
+        if status == OFFLINE and self.status != OFFLINE:
+            self.last_seen = wall
+        self.status = status
+        return status != self.pushed
+
+    def seen_at(self, wall: float) -> float | None:
+        """The `last_seen` to show at `wall`: that moment itself while the user is visible."""
+        return self.last_seen if self.status == OFFLINE else wall

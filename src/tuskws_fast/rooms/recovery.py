@@ -1,0 +1,37 @@
+"""Can a returning member be given exactly what it missed? Yes, no, or it did not ask.
+
+    since       none              (e1, 40)                  (e1, 12)              (e0, 40)
+    room        at (e1, 46), keeps 42…46, so 41 is the last position from which nothing is missing
+    recovered   None: a newcomer  False: 41 is not kept     False                 False: another epoch
+
+A position proves continuity only within one epoch. There is no partial replay: it is everything, or `False` and
+nothing, so that a client never has to guess what it did not get.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tuskws_fast.rooms.history import History
+
+
+class Position(NamedTuple):
+    epoch: str
+    offset: int
+
+
+class Replay(NamedTuple):
+    """What protocol §4 calls `recovered`, and the pushes that go with it."""
+
+    recovered: bool | None
+    bodies: list[bytes]
+
+
+def replay_since(history: History, epoch: str, since: tuple[str, int] | None, newest: int, now: float) -> Replay:
+    """The replay for `since`; without one, the `newest` last publications and no verdict."""
+    if since is None:
+        return Replay(None, history.last(newest, now) if newest > 0 else [])
+    if since[0] != epoch:
+        return Replay(False, [])
+    bodies = history.replay(since[1], now)
+    return Replay(False, []) if bodies is None else Replay(True, bodies)

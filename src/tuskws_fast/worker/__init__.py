@@ -1,0 +1,1 @@
+"""A worker process: owns client sockets, sessions, and the fan-out to its own members."""

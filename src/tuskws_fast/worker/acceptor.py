@@ -1,0 +1,386 @@
+"""From an accepted socket to a session: the HTTP phase of every connection, and the hand-over to picows.
+
+    accept ─▶ Handshake (httptools parses, protocol.handshake decides) ─▶ refusal, small page
+                                                                        └▶ picows, given one canonical request
+
+The acceptor owns the HTTP phase because picows answers every fault with 400, knows no HEAD and no 426, and refuses
+`Connection: keep-alive, Upgrade` (measured; docs/decisions/0002). picows gets a request of our own making through its
+public protocol methods, then the bytes that came behind the client's; from there on frames go straight to it.
+
+Reads before the upgrade share one buffer per worker: half-open connections cost a parser, no memory of their own.
+The deadline runs from accept and is not moved by progress, so a dripping client gains nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, cast
+
+import httptools
+from picows import WSAutoPingStrategy, WSUpgradeResponse, WSUpgradeResponseWithListener
+from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stub, but its public protocol class
+from tuskws_fast_ext.connection import Connection, FlushPoint
+from tuskws_fast_ext.tables import Counters
+
+from tuskws_fast.auth.origin import OriginPolicy
+from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
+from tuskws_fast.metrics import Metric
+from tuskws_fast.protocol import handshake
+from tuskws_fast.protocol.handshake import Head, Refusal
+from tuskws_fast.worker.limits import Limits
+from tuskws_fast.worker.session import Session
+
+log = logging.getLogger(__name__)
+
+HEAD_BYTES_MAX = 16 * 1024
+HEADERS_MAX = 100
+READ_BUFFER_BYTES = 64 * 1024
+# Sockets a worker may hold, of its RLIMIT_NOFILE: above the first share upgrades are refused with 503, above the
+# second any request is; what remains is for health checks, rings and files. uvloop closes silently on EMFILE.
+SOCKETS_SHARE, SOCKETS_HARD_SHARE = 0.90, 0.97
+RETRY_AFTER_S = "5"
+
+PATHS = frozenset({"/", "/ws"})
+
+# What picows is told, whatever the client wrote: all of it was checked here.
+_CANONICAL = (
+    b"GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AcceptorSettings:
+    connection_timeout_s: float
+    frame_max: int
+    buffer_bytes: int
+    allow_query_token: bool
+    demo_page: bytes | None
+    sockets_max: int  # of this process: RLIMIT_NOFILE
+
+
+@dataclass(slots=True)
+class Page:
+    status: HTTPStatus
+    body: bytes
+    content_type: str
+
+
+class Acceptor:
+    """`new_session(address)` makes the session of an upgraded connection; `page(path)` serves what is no WebSocket
+    (health), or None."""
+
+    def __init__(
+        self,
+        settings: AcceptorSettings,
+        point: FlushPoint,
+        limits: Limits,
+        origins: OriginPolicy | None,
+        verifier: Callable[[], Verifier | None],
+        counters: Counters,
+        new_session: Callable[[str], Session],
+        session_count: Callable[[], int],
+        page: Callable[[str], Page | None],
+    ) -> None:
+        self.settings = settings
+        self.counters = counters
+        self._point = point
+        self._limits = limits
+        self._origins = origins
+        self._verifier = verifier
+        self._new_session = new_session
+        self._session_count = session_count
+        self._page = page
+        self._open: deque[tuple[float, Handshake]] = deque()
+        self.half_open = 0
+        self.buffer = bytearray(READ_BUFFER_BYTES)
+
+    def protocol(self) -> Handshake:
+        """The protocol factory of the listening socket."""
+        return Handshake(self)
+
+    def began(self, attempt: Handshake) -> bool:
+        """Count a new socket; False when there is no room even to refuse it politely."""
+        self.half_open += 1
+        self._open.append((time.monotonic() + self.settings.connection_timeout_s, attempt))
+        return self.half_open + self._session_count() < self.settings.sockets_max * SOCKETS_HARD_SHARE
+
+    def expire(self, now: float) -> None:
+        """Once a second: end the handshakes whose time is up. Constant timeout, so the oldest is in front."""
+        while self._open and (self._open[0][0] <= now or self._open[0][1].transport is None):
+            _, attempt = self._open.popleft()
+            if attempt.transport is not None:
+                self.counters.add(Metric.REFUSED_TIMEOUT)
+                attempt.refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT))
+
+    def decide(self, attempt: Handshake, head: Head) -> None:
+        """Answer a complete request: upgrade, page or refusal."""
+        path, query = handshake.split_target(head.target)
+        if head.method not in ("GET", "HEAD"):
+            self._refuse(attempt, Refusal(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"}))
+            return
+        if not handshake.wants_upgrade(head):
+            attempt.respond(self._plain_answer(path, head.method == "HEAD"))
+            return
+        if path not in PATHS:
+            self.counters.add(Metric.REFUSED_PATH)
+            attempt.refuse(Refusal(HTTPStatus.NOT_FOUND))
+            return
+        key = handshake.check_upgrade(head)
+        if isinstance(key, Refusal):
+            self._refuse(attempt, key)
+            return
+        admitted = self._admit(head, query, attempt.address)
+        if isinstance(admitted, Refusal):
+            attempt.refuse(admitted)
+            return
+        self._upgrade(attempt, head, key, admitted)
+
+    def _plain_answer(self, path: str, head_only: bool) -> bytes:
+        page = self._page(path)
+        if page is None and path == "/" and self.settings.demo_page is not None:
+            page = Page(HTTPStatus.OK, self.settings.demo_page, "text/html; charset=utf-8")
+        if page is not None:
+            return handshake.encode_response(page.status, page.body, page.content_type, head_only=head_only)
+        self.counters.add(Metric.REFUSED_PATH)
+        refusal = handshake.upgrade_required() if path in PATHS else Refusal(HTTPStatus.NOT_FOUND)
+        return refusal.encode(head_only)
+
+    def _refuse(self, attempt: Handshake, refusal: Refusal) -> None:
+        self.counters.add(Metric.REFUSED_BAD_REQUEST)
+        attempt.refuse(refusal)
+
+    def _admit(self, head: Head, query: str, address: str) -> Refusal | _Admitted:
+        """Origin, token, then the limits; what is admitted is counted and must be released by its session."""
+        if self._origins is not None and not self._origins.allows(head.first(b"origin"), head.first(b"host")):
+            self.counters.add(Metric.REFUSED_ORIGIN)
+            return Refusal(HTTPStatus.FORBIDDEN, "This origin is not allowed")
+        identity = None
+        token = handshake.bearer_token(head, query, self.settings.allow_query_token)
+        verifier = self._verifier()
+        if token is not None and verifier is not None:
+            try:
+                identity = verifier.verify(token, time.time())
+            except TokenError as error:
+                self.counters.add(Metric.REFUSED_AUTH)
+                return Refusal(HTTPStatus.UNAUTHORIZED, error.code.text, {"WWW-Authenticate": "Bearer"})
+        full = self._session_count() >= self.settings.sockets_max * SOCKETS_SHARE
+        if full or not self._limits.admit_connection():
+            self.counters.add(Metric.REFUSED_TOTAL)
+            return Refusal(
+                HTTPStatus.SERVICE_UNAVAILABLE, "The server has all the connections it may have", _retry_after()
+            )
+        if not self._limits.admit_address(address):
+            self._limits.release_connection()
+            self.counters.add(Metric.REFUSED_PER_IP)
+            return Refusal(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections of this address", _retry_after())
+        return _Admitted(identity)
+
+    def _upgrade(self, attempt: Handshake, head: Head, key: bytes, admitted: _Admitted) -> None:
+        session = self._new_session(attempt.address)
+        session.address_admitted = True
+        session.token_identity = admitted.identity
+        session.connection = Connection(self._point, session, self.settings.frame_max)
+        selected = handshake.selected_subprotocol(head)
+        response = WSUpgradeResponse.create_101_response(
+            {"Sec-WebSocket-Protocol": selected} if selected is not None else None
+        )
+        upgraded = WSUpgradeResponseWithListener(response, session.connection)
+        protocol = WSProtocol(
+            None,
+            None,
+            False,
+            lambda request: upgraded,
+            _PICOWS_LOG,
+            True,
+            None,
+            False,
+            0,
+            0,
+            WSAutoPingStrategy.PING_WHEN_IDLE,
+            False,
+            self.settings.frame_max,
+            None,
+            self.settings.buffer_bytes,
+        )
+        transport, behind = attempt.detach()
+        protocol.connection_made(transport)
+        transport.set_protocol(protocol)
+        _feed(protocol, _CANONICAL % key)
+        _feed(protocol, behind)
+
+
+@dataclass(frozen=True, slots=True)
+class _Admitted:
+    identity: Identity | None
+
+
+def _retry_after() -> dict[str, str]:
+    return {"Retry-After": RETRY_AFTER_S}
+
+
+def _feed(protocol: Any, data: bytes) -> None:
+    """Give `data` to a buffered protocol as if it had been read."""
+    while data:
+        buffer = protocol.get_buffer(len(data))
+        n = min(len(buffer), len(data))
+        buffer[:n] = data[:n]
+        protocol.buffer_updated(n)
+        data = data[n:]
+
+
+class Handshake(asyncio.BufferedProtocol):
+    """One socket, from accept to a decision. Also the receiver of httptools' callbacks."""
+
+    def __init__(self, acceptor: Acceptor) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.address = ""
+        self._acceptor = acceptor
+        self._parser: Any = None
+        self._target = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._received = 0
+        self._complete = False
+
+    # -- asyncio -------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else ""
+        # Our writes go past the transport's buffer, so it has to tell at once when it holds anything (ext/connection).
+        self.transport.set_write_buffer_limits(high=0)
+        if self._acceptor.began(self):
+            self._parser = httptools.HttpRequestParser(self)
+        else:
+            self._acceptor.counters.add(Metric.REFUSED_TOTAL)
+            self.refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers=_retry_after()))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.transport is not None:
+            self._finished()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        return self._acceptor.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._parser is None:
+            return
+        data = bytes(memoryview(self._acceptor.buffer)[:nbytes])
+        before = self._received
+        self._received += nbytes
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._behind = data[upgrade.args[0] :]
+            self._decide()
+        except httptools.HttpParserError:
+            self._refuse_malformed(data, before)
+        else:
+            if self._complete:
+                self._decide()
+            elif self._received > HEAD_BYTES_MAX:
+                self._refuse_head_size()
+
+    def _refuse_malformed(self, data: bytes, before: int) -> None:
+        if self._received > HEAD_BYTES_MAX or len(self._headers) > HEADERS_MAX:
+            self._refuse_head_size()
+        else:
+            self._acceptor.counters.add(Metric.REFUSED_BAD_REQUEST)
+            self.refuse(Refusal(HTTPStatus.BAD_REQUEST))
+
+    def _refuse_head_size(self) -> None:
+        self._acceptor.counters.add(Metric.REFUSED_BAD_REQUEST)
+        self.refuse(Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
+
+    # -- httptools -----------------------------------------------------------------------------------------------
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name.lower(), value))
+        if len(self._headers) > HEADERS_MAX:
+            raise httptools.HttpParserError("too many headers")
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+
+    # -- the end of the handshake ----------------------------------------------------------------------------------
+
+    _behind: bytes = b""
+
+    def _decide(self) -> None:
+        parser = self._parser
+        if len(self._headers) > HEADERS_MAX or self._received - len(self._behind) > HEAD_BYTES_MAX:
+            self._refuse_head_size()
+            return
+        head = Head(parser.get_method().decode("ascii"), self._target, parser.get_http_version(), tuple(self._headers))
+        try:
+            self._acceptor.decide(self, head)
+        except Exception:
+            log.exception("a handshake fails")
+            if self.transport is not None:
+                self.refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR))
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.respond(refusal.encode())
+
+    def respond(self, response: bytes) -> None:
+        """Write the answer and close behind it."""
+        assert self.transport is not None, "an answer needs a connection"
+        transport = self.transport
+        self._finished()
+        transport.write(response)
+        transport.close()
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """Give the transport away, with the bytes that came behind the request."""
+        assert self.transport is not None, "only an open handshake can be upgraded"
+        transport = self.transport
+        self._finished()
+        return transport, self._behind
+
+    def _finished(self) -> None:
+        self.transport = None
+        self._parser = None
+        self._acceptor.half_open -= 1
+
+
+class _PicowsLog:
+    """What picows logs a connection, silenced: three lines each, and a logger object of 1 KB kept as long as it lives.
+
+    It is not a `logging.Logger`, so picows makes no child of it. What would be a defect is still logged.
+    """
+
+    def isEnabledFor(self, level: int) -> bool:
+        return False
+
+    def log(self, *args: object) -> None: ...
+
+    def info(self, *args: object) -> None: ...
+
+    def warning(self, *args: object) -> None: ...
+
+    def error(self, message: str, *args: object) -> None:
+        log.debug("picows: " + message, *args)
+
+    def exception(self, message: str, *args: object) -> None:
+        log.exception("picows: " + message, *args)
+
+
+_PICOWS_LOG = _PicowsLog()
+
+
+async def serve(
+    loop: asyncio.AbstractEventLoop, acceptor: Acceptor, sock: socket.socket, backlog: int
+) -> asyncio.Server:
+    """Accept from `sock`, which stays the supervisor's: closing the server closes only this process's copy."""
+    return await loop.create_server(acceptor.protocol, sock=sock, backlog=backlog)

@@ -1,0 +1,461 @@
+"""What each command of protocol §3 does in a worker: check, charge, then answer here or ask the broker.
+
+    handle ─▶ rate limit ─▶ shape (protocol.messages) ─▶ may it, before authentication? ─▶ one method a command
+
+The worker answers alone what needs no order and no other user (`ping`, `hello`, `auth`). All else becomes one record
+on its way up; the answer comes back through the inbox. A `broadcast` is encoded here, once, for everyone.
+
+A failure of one command is answered and costs that command; the tenth malformed one in a row costs the connection.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
+from tuskws_fast.ipc import records
+from tuskws_fast.ipc.records import Level, PresenceMode
+from tuskws_fast.metrics import ERROR_COLUMN, Metric
+from tuskws_fast.protocol import codec, messages
+from tuskws_fast.protocol.codes import CloseCode, ErrorCode
+from tuskws_fast.rooms.permissions import NO_GRANTS, PRESENCE
+from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.limits import Limits
+from tuskws_fast.worker.outbox import Outbox
+from tuskws_fast.worker.session import Session
+
+if TYPE_CHECKING:
+    from tuskws_fast_ext.tables import Counters
+
+    from tuskws_fast.worker.handlers import Handlers
+
+FAULTS_MAX = 10  # malformed messages in a row (protocol §1)
+AUTH_FAILURES_MAX = 5  # protocol §3
+RATE_REFUSALS_MAX = 1_000  # commands refused in a row before a client that never slows down is closed (4009)
+
+_LEVELS = {None: Level.DEFAULT, "accepted": Level.ACCEPTED, "stored": Level.STORED, "synced": Level.SYNCED}
+_MODES = {"none": PresenceMode.NONE, "rooms": PresenceMode.ROOMS, "all": PresenceMode.ALL}
+_ACK = codec.encode({"type": "ack"})
+
+Command = dict[str, Any]
+CommandId = str | int | None
+Method = Callable[[Session, Command, CommandId], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSettings:
+    require_auth: bool
+    message_max: int
+    heartbeat_interval_s: float
+    server: str
+
+
+class Commands:
+    """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
+    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`."""
+
+    def __init__(
+        self,
+        settings: CommandSettings,
+        outbox: Outbox,
+        hub: Hub,
+        limits: Limits,
+        verifier: Verifier | None,
+        counters: Counters,
+        sessions: dict[int, Session],
+        watchers: set[Session],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        handlers: Handlers | None = None,
+    ) -> None:
+        self.settings = settings
+        self.outbox = outbox
+        self.hub = hub
+        self.limits = limits
+        self.verifier = verifier
+        self.counters = counters
+        self.sessions = sessions
+        self.watchers = watchers
+        self.handlers = handlers
+        self._clock = clock
+        self._monotonic = monotonic
+        self._methods: dict[str, Method] = {
+            "ping": self._ping,
+            "broadcast": self._broadcast,
+            "private_message": self._private_message,
+            "join_room": self._join_room,
+            "leave_room": self._leave_room,
+            "hello": self._hello,
+            "auth": self._auth,
+            "presence": self._presence,
+            "get_presence": self._ask("users", "room"),
+            "history": self._history,
+            "create_room": self._create_room,
+            "update_room": self._ask("room", "settings"),
+            "delete_room": self._ask("room"),
+            "room_info": self._ask("room"),
+            "list_rooms": self._ask(),
+            "kick": self._ask("room", "user", "seconds"),
+            "ban": self._ask("room", "user", "seconds"),
+            "mute": self._ask("room", "user", "seconds"),
+            "ack": self._confirm,
+            "resume": self._resume,
+            "batch": self._batch,
+        }
+        assert self._methods.keys() == messages.COMMANDS.keys(), "a command of the protocol has no method here"
+
+    # -- the life of a session ---------------------------------------------------------------------------------------
+
+    def opened(self, session: Session, identity: Identity | None = None) -> None:
+        """The upgrade is done: greet, and make a guest of it where nobody has to authenticate."""
+        self.sessions[session.number] = session
+        self.counters.add(Metric.CONNECTIONS_OPENED)
+        session.rate_key = self.limits.key("connection", str(session.number))
+        if identity is None and not self.settings.require_auth:
+            name = f"guest-{secrets.token_hex(6)}"
+            identity = Identity(user=name, username=name, roles=(), grants=NO_GRANTS, expires_at=None)
+            session.is_guest = True
+        if identity is not None and not self._identify(session, identity):
+            return
+        settings = self.settings
+        welcome: dict[str, Any] = {
+            "type": "welcome",
+            "connection_id": f"{session.number:x}",
+            "protocol": 1,
+            "server": settings.server,
+            "heartbeat_interval": settings.heartbeat_interval_s,
+            "max_message_size": settings.message_max,
+            "authenticated": identity is not None,
+            "session": None,
+        }
+        if identity is not None:
+            welcome["user"] = _user(session)
+        session.reply(codec.encode(welcome))
+
+    def closed(self, session: Session, clean: bool) -> None:
+        """The connection is gone: leave every room here; the broker keeps the membership for the grace, or not."""
+        self.sessions.pop(session.number, None)
+        self.watchers.discard(session)
+        self.counters.add(Metric.CONNECTIONS_CLOSED)
+        for room in session.rooms:
+            self.hub.leave(session.connection, room)
+        self.outbox.forget(session)
+        if session.user is not None:
+            self.outbox.send(records.Detach(session.number, clean))
+        if session.user_admitted and session.user is not None:
+            self.limits.release_user(session.user)
+        if session.address_admitted:
+            self.limits.release_address(session.address)
+        self.limits.release_connection()
+
+    def _identify(self, session: Session, identity: Identity) -> bool:
+        """The session speaks for `identity` from here on. False: the user has too many connections, this one closes."""
+        if session.user is not None and session.user != identity.user:
+            self._drop_identity(session)
+        if not session.user_admitted:
+            if not self.limits.admit_user(identity.user):
+                self.counters.add(Metric.REFUSED_PER_USER)
+                session.connection.close(CloseCode.TOO_MANY_CONNECTIONS, b"too many connections of this user")
+                return False
+            session.user_admitted = True
+        session.user = identity.user
+        session.username = identity.username
+        session.roles = list(identity.roles)
+        session.from_json = codec.encode(identity.user)
+        session.grants = identity.grants
+        session.expires_at = identity.expires_at
+        session.rate_key = self.limits.key("rate", identity.user)
+        self.attach(session)
+        return True
+
+    def _drop_identity(self, session: Session) -> None:
+        """A guest signs in: what it held as a guest ends first."""
+        for room in sorted(session.rooms):
+            self.hub.leave(session.connection, room)
+            session.reply(codec.encode({"type": "room_left", "room": room}))
+        session.rooms = set()
+        session.is_guest = False
+        self.outbox.send(records.Detach(session.number, True))
+        if session.user_admitted and session.user is not None:
+            self.limits.release_user(session.user)
+            session.user_admitted = False
+
+    def attach(self, session: Session) -> None:
+        """Tell the broker who is here (again): identity, presence mode and status of this connection."""
+        assert session.user is not None, "only a session with an identity has a lease"
+        self.outbox.send(
+            records.Attach(session.number, session.user, session.username, session.roles, session.mode, session.status)
+        )
+
+    # -- the gate ----------------------------------------------------------------------------------------------------
+
+    def handle(self, session: Session, command: object) -> None:
+        """One decoded message of a client."""
+        if type(command) is not dict:
+            self.charge_fault(session, ErrorCode.BAD_JSON)
+            return
+        if command.get("type") != "batch":
+            self.dispatch(session, command)
+            return
+        try:
+            messages.check(command)
+        except messages.MessageFault as fault:
+            self.charge_fault(session, fault.code, messages.id_of(command), fault.text)
+            return
+        self._batch(session, command, None)
+
+    def dispatch(self, session: Session, command: Command) -> None:
+        """Charge, check and carry out one command that is not a batch."""
+        self.counters.add(Metric.MESSAGES_RECEIVED)
+        now = self._monotonic()
+        wait = self.limits.take(session.rate_key, now)
+        if wait > 0.0:
+            self._refuse_rate(session, messages.id_of(command), wait)
+            return
+        session.refused_in_row = 0
+        try:
+            messages.check_envelope(command)
+            kind = command["type"]
+            if kind != "ping":
+                session.last_command = now
+            if session.user is None and kind not in messages.BEFORE_AUTHENTICATION:
+                session.refuse(ErrorCode.NOT_AUTHENTICATED, messages.id_of(command))
+                return
+            if self.handlers is not None and self.handlers.wants(session, kind):
+                session.faults = 0
+                self.handlers.accept(session, command)
+                return
+        except messages.MessageFault as fault:
+            self._fault(session, fault.code, messages.id_of(command), fault.text)
+        else:
+            self.carry_out(session, command)
+
+    def carry_out(self, session: Session, command: Command) -> None:
+        """Check and run a command of the protocol; what is wrong with it is answered."""
+        try:
+            messages.check(command)
+        except messages.MessageFault as fault:
+            if fault.code is ErrorCode.UNKNOWN_TYPE:
+                # An application of a newer protocol is not malformed: neither a fault nor the end of a row of them.
+                session.refuse(fault.code, messages.id_of(command))
+            else:
+                self._fault(session, fault.code, messages.id_of(command), fault.text)
+            return
+        session.faults = 0
+        self._methods[command["type"]](session, command, command.get("id"))
+
+    def charge_fault(
+        self, session: Session, code: ErrorCode, command_id: CommandId = None, text: str | None = None
+    ) -> None:
+        """A message that is no command: it costs a token too, an error reply, and in the end the connection."""
+        self.counters.add(Metric.MESSAGES_RECEIVED)
+        wait = self.limits.take(session.rate_key, self._monotonic())
+        if wait > 0.0:
+            self._refuse_rate(session, command_id, wait)
+        else:
+            self._fault(session, code, command_id, text)
+
+    def _fault(self, session: Session, code: ErrorCode, command_id: CommandId, text: str | None) -> None:
+        session.refuse(code, command_id, text)
+        session.faults += 1
+        if session.faults >= FAULTS_MAX:
+            self.counters.add(Metric.POLICY_CLOSED)
+            session.connection.close(CloseCode.POLICY, b"too many malformed messages")
+
+    def _refuse_rate(self, session: Session, command_id: CommandId, wait: float) -> None:
+        self.counters.add(Metric.RATE_LIMITED)
+        session.refuse(ErrorCode.RATE_LIMITED, command_id, retry_after=wait)
+        session.refused_in_row += 1
+        if session.refused_in_row >= RATE_REFUSALS_MAX:
+            self.counters.add(Metric.POLICY_CLOSED)
+            session.connection.close(CloseCode.RATE_ABUSE, b"rate limit ignored")
+
+    def count_error(self, code: ErrorCode) -> None:
+        self.counters.add(ERROR_COLUMN[code])
+
+    # -- answered here -------------------------------------------------------------------------------------------------
+
+    def _ping(self, session: Session, command: Command, command_id: CommandId) -> None:
+        session.reply(b'{"type":"pong","timestamp":%.3f}' % self._clock(), command_id)
+
+    def _hello(self, session: Session, command: Command, command_id: CommandId) -> None:
+        mode = _MODES[command.get("presence", "rooms")] if "presence" in command else PresenceMode(session.mode)
+        if mode is PresenceMode.ALL and not session.grants.everywhere & PRESENCE:
+            session.refuse(ErrorCode.FORBIDDEN, command_id, "`presence: all` needs the permission `presence`")
+            return
+        session.connection.batch = command.get("batch", session.connection.batch)
+        if mode != session.mode:
+            session.mode = int(mode)
+            (self.watchers.add if mode is PresenceMode.ALL else self.watchers.discard)(session)
+            if session.user is not None:
+                self.attach(session)
+        if command_id is not None:
+            session.reply(_ACK, command_id)
+
+    def _auth(self, session: Session, command: Command, command_id: CommandId) -> None:
+        try:
+            if self.verifier is None:
+                raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
+            identity = self.verifier.verify(command["token"], self._clock())
+        except TokenError as error:
+            self._auth_failed(session, command_id, error.code, error.code.text)
+            return
+        if session.user is not None and session.user != identity.user and not session.is_guest:
+            self._auth_failed(session, command_id, ErrorCode.FORBIDDEN, "The identity of a connection cannot change")
+            return
+        if not self._identify(session, identity):
+            return
+        session.auth_failures = 0
+        success = {
+            "type": "auth_success",
+            "user": _user(session),
+            "expires_at": session.expires_at,
+            "session": None,
+        }
+        session.reply(codec.encode(success), command_id)
+
+    def _auth_failed(self, session: Session, command_id: CommandId, code: ErrorCode, text: str) -> None:
+        self.counters.add(Metric.AUTH_FAILED)
+        session.reply(codec.encode({"type": "auth_failed", "code": code, "message": text}), command_id)
+        session.auth_failures += 1
+        if session.auth_failures >= AUTH_FAILURES_MAX:
+            session.connection.close(CloseCode.AUTH_FAILED, b"authentication failed")
+
+    def _confirm(self, session: Session, command: Command, command_id: CommandId) -> None:
+        """Delivery confirmation has no reply; nobody can ask for a receipt of it in this version."""
+
+    def _resume(self, session: Session, command: Command, command_id: CommandId) -> None:
+        session.refuse(ErrorCode.UNAVAILABLE, command_id, "Sessions cannot be resumed in this version; join again")
+
+    def _batch(self, session: Session, command: Command, command_id: CommandId) -> None:
+        for entry in command["messages"]:
+            if session.connection.is_closing:
+                return
+            self.dispatch(session, entry)
+
+    # -- asked of the broker -------------------------------------------------------------------------------------------
+
+    def _reachable(self, session: Session, command_id: CommandId) -> bool:
+        if self.outbox.connected:
+            return True
+        session.refuse(
+            ErrorCode.UNAVAILABLE, command_id, "The server is recovering from a fault; try again", retry_after=1.0
+        )
+        return False
+
+    def _broadcast(self, session: Session, command: Command, command_id: CommandId) -> None:
+        room: str = command["room"]
+        body = self._push_prefix(session, b'{"type":"room_message","room":"%b"' % room.encode(), command, command_id)
+        if body is None:
+            return
+        quiet = command_id is None
+        self.outbox.send(
+            records.Publish(
+                session.number,
+                0 if quiet else self.outbox.expect(session, command_id),
+                session.grants.for_room(room),
+                _LEVELS[command.get("ack")],
+                command.get("echo", True),
+                quiet,
+                room,
+                command_id if type(command_id) is str else "",
+                body,
+            ),
+            session,
+        )
+
+    def _private_message(self, session: Session, command: Command, command_id: CommandId) -> None:
+        body = self._push_prefix(session, b'{"type":"private_message"', command, command_id)
+        if body is None:
+            return
+        quiet = command_id is None
+        self.outbox.send(
+            records.Private(
+                session.number,
+                0 if quiet else self.outbox.expect(session, command_id),
+                session.grants.everywhere,
+                _LEVELS[command.get("ack")],
+                quiet,
+                command["to"],
+                command_id if type(command_id) is str else "",
+                body,
+            ),
+            session,
+        )
+
+    def _push_prefix(self, session: Session, head: bytes, command: Command, command_id: CommandId) -> bytes | None:
+        """The push all recipients will get, encoded once, up to what only the broker knows. None: refused."""
+        message = codec.encode(command["message"])
+        if len(message) > self.settings.message_max:
+            text = f"The message has {len(message)} bytes, {self.settings.message_max} are allowed"
+            session.refuse(ErrorCode.MESSAGE_TOO_LARGE, command_id, text)
+            return None
+        if command.get("receipt"):
+            session.refuse(ErrorCode.UNAVAILABLE, command_id, "Receipts are not available in this version")
+            return None
+        if not self._reachable(session, command_id):
+            return None
+        ref = b',"ref":%b' % codec.encode(command_id) if type(command_id) is str else b""
+        return b'%b,"message":%b,"from":%b%b' % (head, message, session.from_json, ref)
+
+    def _join_room(self, session: Session, command: Command, command_id: CommandId) -> None:
+        if not self._reachable(session, command_id):
+            return
+        since = command.get("since")
+        self.outbox.send(
+            records.Join(
+                session.number,
+                self.outbox.expect(session, command_id, always=True),
+                session.grants.for_room(command["room"]),
+                command["room"],
+                command.get("password"),
+                (since["epoch"], since["offset"]) if since is not None else None,
+                command.get("history"),
+            ),
+            session,
+        )
+
+    def _leave_room(self, session: Session, command: Command, command_id: CommandId) -> None:
+        if self._reachable(session, command_id):
+            tag = self.outbox.expect(session, command_id, always=True)
+            self.outbox.send(records.Leave(session.number, tag, command["room"]), session)
+
+    def _presence(self, session: Session, command: Command, command_id: CommandId) -> None:
+        session.status = command["status"]
+        self._call(session, command_id, "presence", {"status": session.status})
+
+    def _history(self, session: Session, command: Command, command_id: CommandId) -> None:
+        args = {"room": command["room"]}
+        if "since" in command:
+            args["since"] = [command["since"]["epoch"], command["since"]["offset"]]
+        if "limit" in command:
+            args["limit"] = command["limit"]
+        self._call(session, command_id, "history", args)
+
+    def _create_room(self, session: Session, command: Command, command_id: CommandId) -> None:
+        args = {"room": command["room"], "settings": command.get("settings", {})}
+        self._call(session, command_id, "create_room", args)
+
+    def _ask(self, *fields: str) -> Method:
+        """A command that goes up as it is: its name and these of its fields."""
+
+        def ask(session: Session, command: Command, command_id: CommandId) -> None:
+            args = {name: command[name] for name in fields if name in command}
+            self._call(session, command_id, command["type"], args)
+
+        return ask
+
+    def _call(self, session: Session, command_id: CommandId, op: str, args: dict[str, Any]) -> None:
+        if not self._reachable(session, command_id):
+            return
+        room = args.get("room")
+        rights = session.grants.for_room(room) if room is not None else session.grants.everywhere
+        tag = self.outbox.expect(session, command_id)
+        self.outbox.send(records.Call(session.number, tag, rights, op, args), session)
+
+
+def _user(session: Session) -> dict[str, Any]:
+    return {"id": session.user, "username": session.username, "roles": session.roles}

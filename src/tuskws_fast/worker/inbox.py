@@ -1,0 +1,174 @@
+"""What the broker decided, applied: one method a record type, called in ring order.
+
+The order of the ring is the order of the room: `Joined` makes a connection a member before any later `Publication` is
+looked at, and whoever is pushed something out of the room's order first flushes the room's batch (see `hub`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+from tuskws_fast_ext.connection import Connection
+from tuskws_fast_ext.frame import Frame
+
+from tuskws_fast.ipc import records
+from tuskws_fast.ipc.records import DownRecord, PresenceMode
+from tuskws_fast.protocol import codec
+from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.outbox import Outbox
+from tuskws_fast.worker.session import Session, enter
+
+
+class Inbox:
+    """`sessions` is the worker's table, connection number → session; `watchers` want everyone's presence.
+
+    `kept` survives a broker's death: what it gave every worker to hold for its successor.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        outbox: Outbox,
+        sessions: Mapping[int, Session],
+        watchers: Set[Session],
+        clock: Callable[[], float],
+    ) -> None:
+        self._hub = hub
+        self._outbox = outbox
+        self._sessions = sessions
+        self._watchers = watchers
+        self._clock = clock
+        self.kept: dict[str, tuple[int, Any]] = {}
+        self._handlers: dict[type[Any], Callable[[Any], None]] = {
+            records.Publication: self._publication,
+            records.Reply: self._reply,
+            records.Joined: self._joined,
+            records.Left: self._left,
+            records.Push: self._push,
+            records.Presence: self._presence,
+            records.Deliver: self._deliver,
+            records.Evict: self._evict,
+            records.Gone: self._gone,
+            records.Position: self._position,
+            records.Recovered: self._recovered,
+            records.Gap: self._gap,
+            records.Keep: self._keep,
+            records.AllPush: self._all,
+        }
+
+    def apply(self, batch: list[DownRecord]) -> None:
+        """Apply a drained batch and hand every room's publications to its members."""
+        handlers = self._handlers
+        for record in batch:
+            handlers[type(record)](record)
+        self._hub.flush()
+
+    def _connection(self, conn: int) -> Connection | None:
+        session = self._sessions.get(conn)
+        return session.connection if session is not None else None
+
+    def _publication(self, record: records.Publication) -> None:
+        exclude = self._connection(record.exclude) if record.exclude else None
+        self._hub.publish(record.room, record.offset, record.body, exclude)
+
+    def _reply(self, record: records.Reply) -> None:
+        if record.tag == 0:
+            # A command without an id was carried out in silence; only its refusal is told.
+            session = self._sessions.get(record.conn)
+            if session is not None and not record.ok:
+                session.reply(record.body)
+            return
+        waiting = self._outbox.answered(record.tag, record.last)
+        if waiting is None:
+            return
+        if waiting.future is not None:
+            if not waiting.future.done():
+                waiting.future.set_result(record.body)
+        elif waiting.session is not None and (not record.ok or waiting.always or waiting.command_id is not None):
+            waiting.session.reply(record.body, waiting.command_id)
+
+    def _joined(self, record: records.Joined) -> None:
+        waiting = self._outbox.answered(record.tag) if record.tag else None
+        session = self._sessions.get(record.conn)
+        if session is None or session.connection.is_closing:
+            # It went while the broker decided; its Detach is on the way up and ends the membership there.
+            return
+        self._hub.join(session.connection, record.room, record.epoch, record.offset)
+        enter(session, record.room)
+        command_id = waiting.command_id if waiting is not None else None
+        for body in (record.body, *record.pages):
+            text = codec.with_id(body, command_id) if command_id is not None else body
+            session.connection.send(Frame([text], self._clock(), exempt=True))
+
+    def _left(self, record: records.Left) -> None:
+        waiting = self._outbox.answered(record.tag) if record.tag else None
+        session = self._sessions.get(record.conn)
+        if session is None:
+            return
+        self._hub.leave(session.connection, record.room)
+        session.rooms.discard(record.room)
+        session.reply(record.body, waiting.command_id if waiting is not None else None)
+
+    def _push(self, record: records.Push) -> None:
+        exclude = self._connection(record.exclude) if record.exclude else None
+        self._hub.push(record.room, record.body, exclude)
+
+    def _presence(self, record: records.Presence) -> None:
+        user = record.user
+
+        def in_rooms(session: Session) -> bool:
+            return session.mode != PresenceMode.NONE and session.user != user
+
+        targets = self._hub.sharing(record.rooms, in_rooms)
+        for session in self._watchers:
+            if session.user is not None and session.user != user:
+                targets[session.connection] = None
+        self._hub.send_to(targets, record.body)
+
+    def _deliver(self, record: records.Deliver) -> None:
+        targets: dict[Connection, None] = {}
+        for conn in record.conns:
+            connection = self._connection(conn)
+            if connection is not None:
+                targets[connection] = None
+        self._hub.send_to(targets, record.body)
+
+    def _evict(self, record: records.Evict) -> None:
+        targets: dict[Connection, None] = {}
+        for conn in record.conns:
+            session = self._sessions.get(conn)
+            if session is not None:
+                self._hub.leave(session.connection, record.room)
+                session.rooms.discard(record.room)
+                targets[session.connection] = None
+        self._hub.send_to(targets, record.body)
+
+    def _gone(self, record: records.Gone) -> None:
+        members = self._hub.drop_room(record.room)
+        for connection in members:
+            session = connection.session
+            if isinstance(session, Session):
+                session.rooms.discard(record.room)
+        self._hub.send_to(members, record.body)
+
+    def _position(self, record: records.Position) -> None:
+        self._hub.check(record.room, record.epoch, record.offset)
+
+    def _recovered(self, record: records.Recovered) -> None:
+        self._hub.recovered(record.room, record.epoch, record.publications)
+
+    def _gap(self, record: records.Gap) -> None:
+        self._hub.gap(record.room, record.epoch, record.first, record.last)
+
+    def _keep(self, record: records.Keep) -> None:
+        if record.value is None:
+            self.kept.pop(record.key, None)
+        else:
+            self.kept[record.key] = (record.version, record.value)
+
+    def _all(self, record: records.AllPush) -> None:
+        exclude = self._connection(record.exclude) if record.exclude else None
+        self._hub.send_to(
+            {s.connection: None for s in self._sessions.values() if s.connection is not exclude}, record.body
+        )

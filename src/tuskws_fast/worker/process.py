@@ -1,0 +1,400 @@
+"""A worker process: builds its parts after fork, and turns the loop's three kinds of events into calls.
+
+    socket readable     picows ─▶ connection ─▶ session ─▶ commands ─▶ outbox ─▶ ring
+    doorbell            ring ─▶ inbox ─▶ hub ─▶ queues ─▶ flush point ─▶ sockets
+    one tick a second   deadlines, counters, heartbeat to the supervisor
+
+    control socket      a new link (first start, or the broker died), a neighbour's listener, drain, reload
+
+When the broker dies, clients stay: commands that wait are answered `unavailable`, and when the supervisor hands over
+the link to its successor the worker tells that one everything it knows: identities, memberships with the position
+each room had reached here, and the facts it was given to keep.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import resource
+import socket
+import time
+from http import HTTPStatus
+from importlib import resources
+from typing import cast
+
+import uvloop
+from tuskws_fast_ext.connection import FlushPoint
+
+from tuskws_fast import __version__
+from tuskws_fast.auth.origin import OriginPolicy
+from tuskws_fast.auth.tokens import Verifier
+from tuskws_fast.config import Config
+from tuskws_fast.errors import BootError
+from tuskws_fast.ipc import records
+from tuskws_fast.ipc.link import Link, LinkPoisoned
+from tuskws_fast.ipc.segment import Segment
+from tuskws_fast.metrics import ROW_SUPERVISOR, Metric, health_of
+from tuskws_fast.protocol import codec
+from tuskws_fast.protocol.codes import CloseCode
+from tuskws_fast.supervisor.child import ChildContext
+from tuskws_fast.supervisor.control import Message
+from tuskws_fast.worker.acceptor import Acceptor, AcceptorSettings, Page, serve
+from tuskws_fast.worker.commands import Commands, CommandSettings
+from tuskws_fast.worker.handlers import Application, Handlers
+from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.inbox import Inbox
+from tuskws_fast.worker.limits import Limits, SharedLimits
+from tuskws_fast.worker.outbox import Outbox
+from tuskws_fast.worker.session import Session, SessionTimes
+from tuskws_fast.worker.timers import Wheel
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0
+# Looks for records whose doorbell was lost; `lost_wakeup_rescued` counts them and must stay 0.
+SAFETY_TICK_S = 0.05
+# Records applied before sockets get their turn.
+DRAIN_MAX = 256
+# The part of the drain time over which clients are sent away, each at a moment of its own.
+DRAIN_SPREAD = 0.5
+
+HEALTH_PATHS = frozenset({"/health", "/livez", "/readyz"})
+
+
+def main(context: ChildContext, config: Config, app: object | None) -> None:
+    """Run a worker until it is drained. Called in the child, right after fork."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    worker = Worker(context, config, loop, app)
+    try:
+        loop.run_until_complete(worker.run())
+    finally:
+        loop.close()
+
+
+def make_verifier(config: Config) -> Verifier | None:
+    """The verifier of the configured key, read (again) from its file; None without one. Raises `BootError`."""
+    security = config.security
+    secret = security.jwt_secret
+    try:
+        if security.jwt_secret_file:
+            with open(security.jwt_secret_file, encoding="utf-8") as file:
+                secret = file.read().strip()
+        if not secret:
+            return None
+        return Verifier(
+            [secret],
+            algorithms=security.jwt_algorithms,
+            issuer=security.jwt_issuer or None,
+            audience=security.jwt_audience or None,
+            allow_no_exp=security.allow_no_exp,
+            max_token_ttl_s=security.max_token_ttl,
+        )
+    except (OSError, ValueError) as error:
+        raise BootError(f"the token secret: {error}") from error
+
+
+class Worker:
+    def __init__(
+        self, context: ChildContext, config: Config, loop: asyncio.AbstractEventLoop, app: object | None
+    ) -> None:
+        self._context = context
+        self._config = config
+        self._loop = loop
+        self._link: Link | None = None
+        self._asleep = False
+        self._ready = False
+        self._draining = False
+        self._done = loop.create_future()
+        self._servers: dict[int, asyncio.Server] = {}
+        self._next_number = records.first_conn(context.slot, context.generation)
+        self._sessions: dict[int, Session] = {}
+        self._watchers: set[Session] = set()
+        self._wheel: Wheel[Session] = Wheel(loop.time())
+        self._verifier = make_verifier(config)
+        self._flushed: dict[Metric, int] = {}
+        self._build(app)
+
+    def _build(self, app: object | None) -> None:
+        config, context = self._config, self._context
+        limits, timeouts, performance = config.limits, config.timeouts, config.performance
+        rate = limits.message_rate_limit if limits.enable_rate_limiting else 0
+        self._times = SessionTimes(
+            timeouts.auth_timeout, timeouts.heartbeat_interval, timeouts.heartbeat_timeout, timeouts.idle_timeout
+        )
+        self._limits = Limits(
+            SharedLimits(
+                limits.max_connections,
+                limits.max_connections_per_ip,
+                limits.max_connections_per_user,
+                rate,
+                limits.message_rate_burst,
+            ),
+            context.memory.secret,
+            context.memory.admission_table(context.slot),
+            context.memory.rate_table(),
+            context.counters.read_row(ROW_SUPERVISOR)[Metric.STARTED] * 1_000,
+        )
+        self._point = FlushPoint(self._loop.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
+        self._outbox = Outbox(self._loop.call_soon)
+        self._hub = Hub(time.time, self._ask_recovery, config.security.escape_html)
+        self._inbox = Inbox(self._hub, self._outbox, self._sessions, self._watchers, time.time)
+        self._commands = Commands(
+            CommandSettings(
+                config.security.require_auth,
+                limits.max_message_size,
+                timeouts.heartbeat_interval,
+                f"tuskws-fast/{__version__}",
+            ),
+            self._outbox,
+            self._hub,
+            self._limits,
+            self._verifier,
+            context.counters,
+            self._sessions,
+            self._watchers,
+            time.time,
+            self._loop.time,
+        )
+        if isinstance(app, Application):
+            self._commands.handlers = Handlers(app, self._commands, self._loop)
+        self._acceptor = self._build_acceptor()
+
+    def _build_acceptor(self) -> Acceptor:
+        config = self._config
+        security = config.security
+        origins = OriginPolicy(security.allowed_origins) if security.enable_origin_check else None
+        demo = None if config.server.no_demo else resources.files("tuskws_fast").joinpath("static/index.html")
+        return Acceptor(
+            AcceptorSettings(
+                config.timeouts.connection_timeout,
+                config.limits.max_frame_size,
+                config.performance.buffer_size,
+                security.allow_query_token,
+                demo.read_bytes() if demo is not None else None,
+                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+            ),
+            self._point,
+            self._limits,
+            origins,
+            lambda: self._commands.verifier,
+            self._context.counters,
+            self._new_session,
+            lambda: len(self._sessions),
+            self._page,
+        )
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until drained. `ready` is said once the link to the broker and the listener are there."""
+        self._context.connect(self._loop, self._on_control)
+        self._loop.add_reader(self._context.bell, self._on_bell)
+        self._loop.call_later(TICK_S, self._tick)
+        self._loop.call_later(SAFETY_TICK_S, self._look)
+        await self._done
+        if self._commands.handlers is not None:
+            await self._commands.handlers.stop()
+        self._context.send("drained")
+
+    def _on_control(self, message: Message) -> None:
+        fields = message.fields
+        if message.op == "link":
+            self._connect(message)
+        elif message.op == "link_gone":
+            self._disconnect()
+        elif message.op == "adopt":
+            self._loop.create_task(self._serve(int(fields["slot"]), socket.socket(fileno=message.fds[0])))
+        elif message.op == "release":
+            server = self._servers.pop(int(fields["slot"]), None)
+            if server is not None:
+                server.close()
+        elif message.op == "drain":
+            self._drain_clients(float(fields["deadline_s"]))
+        elif message.op == "reload":
+            self._reload()
+        elif message.op == "stop":
+            self._finish()
+
+    async def _serve(self, slot: int, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._servers[slot] = await serve(self._loop, self._acceptor, sock, self._config.server.backlog)
+        if not self._ready and slot == self._context.slot:
+            self._ready = True
+            self._context.send("ready")
+
+    def _reload(self) -> None:
+        try:
+            self._commands.verifier = make_verifier(self._config)
+        except BootError as error:
+            log.error("reload: the old token secret stays in use", extra={"reason": str(error)})
+
+    def _drain_clients(self, deadline_s: float) -> None:
+        """Stop accepting, tell every client when to come back, and send each away at its own moment."""
+        self._draining = True
+        for server in self._servers.values():
+            server.close()
+        self._servers.clear()
+        spread = deadline_s * DRAIN_SPREAD
+        for session in list(self._sessions.values()):
+            delay = random.uniform(0.0, spread)
+            notice = {"type": "reconnect", "after_ms": int(1000 * random.uniform(0.1, 1.0) * max(spread, 1.0))}
+            session.reply(codec.encode({**notice, "reason": "shutdown"}))
+            self._loop.call_later(delay, session.connection.close, CloseCode.GOING_AWAY, b"server going away")
+        self._loop.call_later(deadline_s * 0.9, self._finish)
+        self._finish_if_empty()
+
+    def _finish_if_empty(self) -> None:
+        """Looked at every 20 ms of a drain; what remains at its end is cut off by `_finish`."""
+        if self._sessions:
+            self._loop.call_later(0.02, self._finish_if_empty)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    # -- the link to the broker --------------------------------------------------------------------------------------
+
+    def _connect(self, message: Message) -> None:
+        self._disconnect()
+        segment_fd, own_bell, peer_bell = message.fds
+        os.close(own_bell)
+        self._segment = Segment.from_fd(segment_fd)
+        self._peer_bell = peer_bell
+        self._link = Link(self._segment, "worker", self._context.bell, peer_bell)
+        self._outbox.link = self._link
+        self._announce()
+        self._drain()
+        listener = self._context.listener
+        if listener is not None and self._context.slot not in self._servers and not self._draining:
+            self._loop.create_task(self._serve(self._context.slot, listener))
+
+    def _disconnect(self) -> None:
+        self._outbox.disconnect()
+        if self._link is not None:
+            self._link = None
+            self._segment.close()
+            os.close(self._peer_bell)
+
+    def _announce(self) -> None:
+        """Tell a broker that knows nothing yet who is here; what it already knew of us died with its predecessor."""
+        outbox = self._outbox
+        for key, (version, value) in self._inbox.kept.items():
+            outbox.send(records.Kept(key, version, value))
+        for session in self._sessions.values():
+            if session.user is not None:
+                self._commands.attach(session)
+                for name in session.rooms:
+                    room = self._hub.rooms[name]
+                    outbox.send(records.Restore(session.number, name, room.epoch, room.offset))
+        outbox.send(records.Announced(self._context.slot))
+        outbox.flush()
+
+    def _ask_recovery(self, room: str, epoch: str, offset: int) -> None:
+        self._outbox.send(records.Recover(room, epoch, offset))
+
+    def _on_bell(self) -> None:
+        try:
+            os.eventfd_read(self._context.bell)
+        except BlockingIOError:
+            # Rung once for two reasons, and read by the first.
+            pass
+        self._drain()
+
+    def _drain(self) -> None:
+        """Apply a bounded batch of what the broker sent, write it out, then sleep on the bell or go on next turn."""
+        link = self._link
+        if link is None:
+            return
+        link.end_sleep()
+        self._asleep = False
+        try:
+            batch = cast(list[records.DownRecord], link.drain(DRAIN_MAX))
+        except LinkPoisoned as error:
+            self._context.counters.add(Metric.RING_POISONED)
+            log.error("the ring from the broker is damaged", extra={"reason": str(error)})
+            self._context.send("poisoned", worker=self._context.slot, reason=str(error))
+            self._disconnect()
+            return
+        if batch:
+            self._inbox.apply(batch)
+            self._point.flush()
+        self._outbox.flush()
+        self._asleep = len(batch) < DRAIN_MAX and link.begin_sleep()
+        if not self._asleep:
+            self._loop.call_soon(self._drain)
+
+    def _look(self) -> None:
+        """The safety net under the doorbell."""
+        if self._link is not None and self._asleep and self._link.pending:
+            self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
+            self._drain()
+        self._loop.call_later(SAFETY_TICK_S, self._look)
+
+    # -- sessions and time ---------------------------------------------------------------------------------------------
+
+    def _new_session(self, address: str) -> Session:
+        self._next_number += 1
+        now = self._loop.time()
+        session = Session(self._commands, self._next_number, address, now)
+        first = now + min(self._times.heartbeat_interval_s, self._times.auth_s)
+        self._wheel.add(session, first)
+        return session
+
+    def _tick(self) -> None:
+        now, wall = self._loop.time(), time.time()
+        for session in self._wheel.advance(now):
+            if session.on_timer(now, wall, self._times):
+                self._wheel.add(session, session.next_deadline(now, wall, self._times))
+        self._point.expire(now, self._config.performance.queue_age_max)
+        self._acceptor.expire(now)
+        self._publish_figures()
+        self._context.beat()
+        self._loop.call_later(TICK_S, self._tick)
+
+    def _publish_figures(self) -> None:
+        """What compiled code counted, brought into the shared counters (at most a second old there)."""
+        point, counters = self._point, self._context.counters
+        grown = {
+            Metric.BYTES_IN: point.bytes_in,
+            Metric.BYTES_OUT: point.bytes_out,
+            Metric.TOO_SLOW_CLOSED: point.too_slow,
+            Metric.DELIVERIES: self._hub.deliveries,
+            Metric.GAPS_SENT: self._hub.gaps,
+        }
+        for metric, value in grown.items():
+            counters.add(metric, value - self._flushed.get(metric, 0))
+        self._flushed = grown
+        counters.set(Metric.CONNECTIONS_CURRENT, len(self._sessions))
+        counters.set(Metric.SESSIONS, sum(1 for s in self._sessions.values() if s.user is not None))
+        counters.set(Metric.QUEUED_BYTES, sum(c.queued_bytes for c in point.blocked))
+
+    # -- health --------------------------------------------------------------------------------------------------------
+
+    def _page(self, path: str) -> Page | None:
+        """`/livez`: this process answers. `/readyz`: and may be sent clients. `/health`: the node's status."""
+        if path not in HEALTH_PATHS:
+            return None
+        rows = self._context.memory.rows()
+        status = health_of(rows, time.monotonic_ns() // 1_000_000)
+        if path == "/livez":
+            return _json_page(HTTPStatus.OK, {"status": "alive"})
+        ready = self._outbox.connected and not self._draining and status not in ("draining", "starting")
+        if path == "/readyz":
+            code = HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE
+            return _json_page(code, {"status": "ready" if ready else status})
+        code = HTTPStatus.OK if status == "healthy" else HTTPStatus.SERVICE_UNAVAILABLE
+        fields = {
+            "status": status,
+            "connections": sum(row[Metric.CONNECTIONS_CURRENT] for row in rows),
+            "last_check": round(time.time(), 3),
+        }
+        return _json_page(code, fields)
+
+
+def _json_page(status: HTTPStatus, fields: dict[str, object]) -> Page:
+    return Page(status, codec.encode(fields), "application/json")

@@ -1,0 +1,148 @@
+"""A worker's parts without sockets: a connection that remembers what it was told, and a link that remembers records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from tuskws_fast_ext.frame import Frame
+
+from tuskws_fast.auth.tokens import Verifier
+from tuskws_fast.ipc.records import UpRecord
+from tuskws_fast.protocol import codec
+from tuskws_fast.worker.commands import Commands, CommandSettings
+from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.outbox import Outbox
+from tuskws_fast.worker.session import Session
+
+
+class Wire:
+    """Stands where a `Connection` does: `sent` are the messages, `closed` the close code."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+        self.frames: list[bytes] = []
+        self.closed: int | None = None
+        self.batch = False
+        self.is_closing = False
+        self.is_lost = False
+        self.reading = True
+        self.last_input = 0.0
+        self.transport = self
+        self.is_close_frame_sent = False
+
+    def send(self, frame: Frame) -> None:
+        wire = frame.encoded()
+        self.frames.append(wire)
+        if wire[0] == 0x81:
+            self.sent.append(codec.decode(wire[2:] if wire[1] < 126 else wire[4:]))
+
+    def close(self, code: int, reason: bytes = b"") -> None:
+        self.closed, self.is_closing = code, True
+
+    def fail(self, code: int, reason: bytes) -> None:
+        self.close(code)
+
+    def abort(self) -> None:
+        self.closed, self.is_closing = 1006, True
+
+    def pause_reading(self) -> None:
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        self.reading = True
+
+    def pop(self) -> Any:
+        """The oldest message not looked at yet."""
+        return self.sent.pop(0)
+
+
+class Line:
+    """Stands where a `Link` does."""
+
+    def __init__(self) -> None:
+        self.sent: list[UpRecord] = []
+        self.congested = False
+
+    def send(self, record: UpRecord) -> bool:
+        self.sent.append(record)
+        return True
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def take(self) -> list[UpRecord]:
+        taken, self.sent = self.sent, []
+        return taken
+
+
+class Allowance:
+    """Stands where `Limits` does: everything is admitted, and the rate allows until `wait` is set."""
+
+    def __init__(self) -> None:
+        self.wait = 0.0
+        self.users_full = False
+        self.released: list[str] = []
+
+    def key(self, kind: str, name: str) -> int:
+        return hash((kind, name)) & 0xFFFF
+
+    def take(self, rate_key: int, now: float, cost: int = 1) -> float:
+        return self.wait
+
+    def admit_user(self, user: str) -> bool:
+        return not self.users_full
+
+    def release_user(self, user: str) -> None:
+        self.released.append(user)
+
+    def release_address(self, address: str) -> None:
+        self.released.append(address)
+
+    def release_connection(self) -> None:
+        self.released.append("connection")
+
+
+class Tally(Counter[int]):
+    """Stands where `Counters` does."""
+
+    def add(self, column: int, n: int = 1) -> None:
+        self[column] += n
+
+
+class Desk:
+    """`Commands` with everything around it in reach."""
+
+    def __init__(self, require_auth: bool = False, verifier: Verifier | None = None, message_max: int = 1024) -> None:
+        self.now = 1000.0
+        self.wall = 1_700_000_000.0
+        self.line = Line()
+        self.allowance = Allowance()
+        self.counters = Tally()
+        self.outbox = Outbox(lambda callback: None)
+        self.outbox.link = self.line  # type: ignore[assignment]
+        self.sessions: dict[int, Session] = {}
+        self.watchers: set[Session] = set()
+        self.hub = Hub(lambda: self.wall, lambda *position: None)
+        self.commands = Commands(
+            CommandSettings(require_auth, message_max, 30.0, "tuskws-fast/test"),
+            self.outbox,
+            self.hub,
+            self.allowance,  # type: ignore[arg-type]
+            verifier,
+            self.counters,  # type: ignore[arg-type]
+            self.sessions,
+            self.watchers,
+            lambda: self.wall,
+            lambda: self.now,
+        )
+
+    def connect(self, number: int = 1) -> tuple[Session, Wire]:
+        """An open session; its `welcome` is the first message on the wire."""
+        session = Session(self.commands, number, "127.0.0.1", self.now)
+        wire = Wire()
+        wire.last_input = self.now
+        session.connection = wire  # type: ignore[assignment]
+        session.on_open()
+        return session, wire

@@ -1,0 +1,254 @@
+"""The gate in front of every command, and the commands that a worker answers alone."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from helpers.worker import Desk, Wire
+
+from tuskws_fast.auth.tokens import Verifier, make_token
+from tuskws_fast.ipc import records
+from tuskws_fast.protocol import codec
+from tuskws_fast.worker.commands import AUTH_FAILURES_MAX, FAULTS_MAX, RATE_REFUSALS_MAX
+from tuskws_fast.worker.session import Session
+
+SECRET = "s" * 32
+
+
+def say(session: Session, **command: object) -> None:
+    session.on_message(codec.encode(command), True)
+
+
+def greeted(desk: Desk, number: int = 1) -> tuple[Session, Wire]:
+    session, wire = desk.connect(number)
+    wire.sent.clear()
+    desk.line.take()
+    return session, wire
+
+
+def test_a_guest_is_greeted_and_announced() -> None:
+    desk = Desk()
+    session, wire = desk.connect()
+    welcome = wire.pop()
+    assert welcome["type"] == "welcome"
+    assert welcome["authenticated"] is True
+    assert welcome["user"]["id"].startswith("guest-")
+    assert desk.line.take() == [
+        records.Attach(1, welcome["user"]["id"], welcome["user"]["id"], [], records.PresenceMode.ROOMS, "online")
+    ]
+
+
+def test_where_authentication_is_required_nobody_is_announced_before_it() -> None:
+    desk = Desk(require_auth=True)
+    session, wire = desk.connect()
+    assert wire.pop()["authenticated"] is False
+    assert desk.line.take() == []
+    say(session, type="join_room", room="r", id=7)
+    assert wire.pop() == {
+        "type": "error", "code": "not_authenticated", "message": "Authenticate first", "id": 7,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"null", b"1", b'"x"', b'{"type":"ping"} x', b"NaN", b'"\\ud800"'])
+def test_what_is_no_json_object_is_answered_and_the_connection_stays(payload: bytes) -> None:
+    session, wire = greeted(Desk())
+    session.on_message(payload, True)
+    assert wire.pop()["code"] == "bad_json"
+    assert wire.closed is None
+
+
+def test_the_tenth_fault_in_a_row_closes_and_a_valid_command_resets_the_row() -> None:
+    session, wire = greeted(Desk())
+    for _ in range(FAULTS_MAX - 1):
+        say(session, type=5)
+    say(session, type="ping")
+    for _ in range(FAULTS_MAX - 1):
+        say(session, type="join_room")
+    assert wire.closed is None
+    session.on_message(b"{", True)
+    assert wire.closed == 1008
+
+
+def test_unknown_types_are_no_faults() -> None:
+    session, wire = greeted(Desk())
+    for _ in range(FAULTS_MAX + 1):
+        say(session, type="from_the_future", id="a")
+    assert wire.closed is None
+    assert {message["code"] for message in wire.sent} == {"unknown_type"}
+
+
+def test_bad_utf8_closes_a_text_message_and_is_bad_json_in_a_binary_one() -> None:
+    session, wire = greeted(Desk())
+    session.on_message(b'{"type":"ping","x":"\xff"}', False)
+    assert wire.pop()["code"] == "bad_json"
+    session.on_message(b'{"type":"ping","x":"\xff"}', True)
+    assert wire.closed == 1007
+
+
+def test_the_rate_is_charged_before_anything_else_and_a_client_that_never_slows_down_is_closed() -> None:
+    desk = Desk()
+    session, wire = greeted(desk)
+    desk.allowance.wait = 0.25
+    say(session, type="ping", id=1)
+    assert wire.pop() == {
+        "type": "error", "code": "rate_limited", "message": "Rate limit exceeded", "retry_after": 0.25, "id": 1,
+    }  # fmt: skip
+    for _ in range(RATE_REFUSALS_MAX - 1):
+        session.on_message(b"{", True)
+    assert wire.closed == 4009
+
+
+def test_each_command_of_a_batch_is_charged_and_answered_by_itself() -> None:
+    session, wire = greeted(Desk())
+    say(session, type="batch", messages=[{"type": "ping", "id": 1}, {"type": "nope", "id": 2}, {"type": "ping", "id": 3}])
+    assert [(message["type"], message["id"]) for message in wire.sent] == [("pong", 1), ("error", 2), ("pong", 3)]
+
+
+@pytest.mark.parametrize("inner", [[{"type": "batch", "messages": []}], [{"type": "ping"}] * 101, [None], "x", None])
+def test_a_bad_batch_is_refused_whole(inner: object) -> None:
+    session, wire = greeted(Desk())
+    say(session, type="batch", messages=inner, id=1)
+    assert [message["code"] for message in wire.sent] == ["bad_message"]
+
+
+def test_a_broadcast_is_encoded_once_and_the_servers_fields_are_the_sessions() -> None:
+    desk = Desk()
+    session, _ = greeted(desk)
+    say(session, type="broadcast", room="r", message={"a": 1}, id="k1", **{"from": "someone else"})
+    [publish] = desk.line.take()
+    assert isinstance(publish, records.Publish)
+    assert codec.decode(publish.body + b"}") == {
+        "type": "room_message", "room": "r", "message": {"a": 1}, "from": session.user, "ref": "k1",
+    }  # fmt: skip
+    assert (publish.key, publish.quiet, publish.echo) == ("k1", False, True)
+
+
+def test_an_integer_id_correlates_only() -> None:
+    desk = Desk()
+    session, _ = greeted(desk)
+    say(session, type="broadcast", room="r", message="m", id=5)
+    [publish] = desk.line.take()
+    assert isinstance(publish, records.Publish)
+    assert publish.key == ""
+    assert b"ref" not in publish.body
+
+
+def test_without_an_id_nothing_is_expected_back() -> None:
+    desk = Desk()
+    session, _ = greeted(desk)
+    say(session, type="broadcast", room="r", message="m")
+    [publish] = desk.line.take()
+    assert isinstance(publish, records.Publish)
+    assert (publish.tag, publish.quiet) == (0, True)
+
+
+def test_a_message_over_the_limit_is_refused_by_its_encoded_size() -> None:
+    desk = Desk(message_max=10)
+    session, wire = greeted(desk)
+    say(session, type="broadcast", room="r", message="12345678", id=1)
+    say(session, type="broadcast", room="r", message="123456789", id=2)
+    assert [(message["code"], message["id"]) for message in wire.sent] == [("message_too_large", 2)]
+    assert len(desk.line.take()) == 1
+
+
+def test_while_there_is_no_broker_what_needs_it_is_unavailable_and_the_rest_works() -> None:
+    desk = Desk()
+    session, wire = greeted(desk)
+    desk.outbox.disconnect()
+    for command in ("join_room", "room_info", "leave_room"):
+        say(session, type=command, room="r", id=1)
+    say(session, type="ping", id=2)
+    assert [message.get("code", message["type"]) for message in wire.sent] == ["unavailable"] * 3 + ["pong"]
+
+
+def test_what_waits_for_a_broker_that_dies_is_answered() -> None:
+    desk = Desk()
+    session, wire = greeted(desk)
+    say(session, type="broadcast", room="r", message="m", id="k")
+    desk.outbox.disconnect()
+    assert (wire.sent[0]["code"], wire.sent[0]["id"]) == ("unavailable", "k")
+
+
+def test_a_full_ring_stops_reading_from_who_publishes_until_it_has_drained() -> None:
+    desk = Desk()
+    session, wire = greeted(desk)
+    _, quiet_wire = greeted(desk, 2)
+    desk.line.congested = True
+    say(session, type="broadcast", room="r", message="m")
+    assert (wire.reading, quiet_wire.reading) == (False, True)
+    desk.outbox.flush()
+    assert not wire.reading
+    desk.line.congested = False
+    desk.outbox.flush()
+    assert wire.reading
+
+
+class TestAuth:
+    def desk(self) -> Desk:
+        desk = Desk(require_auth=True, verifier=Verifier([SECRET]))
+        desk.wall = time.time()
+        return desk
+
+    def test_success_names_the_user_and_announces_it(self) -> None:
+        desk = self.desk()
+        session, wire = greeted(desk)
+        say(session, type="auth", token=make_token(SECRET, "ada", username="Ada", roles=["staff"]))
+        success = wire.pop()
+        assert success["type"] == "auth_success"
+        assert success["user"] == {"id": "ada", "username": "Ada", "roles": ["staff"]}
+        [attach] = desk.line.take()
+        assert attach == records.Attach(1, "ada", "Ada", ["staff"], records.PresenceMode.ROOMS, "online")
+
+    def test_another_user_on_the_same_connection_is_refused_and_the_identity_kept(self) -> None:
+        session, wire = greeted(self.desk())
+        say(session, type="auth", token=make_token(SECRET, "ada"))
+        say(session, type="auth", token=make_token(SECRET, "eve"), id=9)
+        assert (wire.sent[1]["type"], wire.sent[1]["code"], wire.sent[1]["id"]) == ("auth_failed", "forbidden", 9)
+        assert session.user == "ada"
+
+    def test_the_fifth_failure_closes_4500(self) -> None:
+        session, wire = greeted(self.desk())
+        for _ in range(AUTH_FAILURES_MAX - 1):
+            say(session, type="auth", token="nonsense")
+        assert wire.closed is None
+        say(session, type="auth", token="nonsense")
+        assert wire.closed == 4500
+        assert {message["code"] for message in wire.sent} == {"bad_token"}
+
+    def test_one_connection_too_many_of_a_user_closes_4509(self) -> None:
+        desk = self.desk()
+        session, wire = greeted(desk)
+        desk.allowance.users_full = True
+        say(session, type="auth", token=make_token(SECRET, "ada"))
+        assert wire.closed == 4509
+        assert desk.line.take() == []
+
+    def test_all_presence_needs_the_permission(self) -> None:
+        desk = self.desk()
+        session, wire = greeted(desk)
+        say(session, type="auth", token=make_token(SECRET, "ada"))
+        say(session, type="hello", presence="all", id=1)
+        assert wire.sent[-1]["code"] == "forbidden"
+        say(session, type="auth", token=make_token(SECRET, "ada", permissions=["presence"]))
+        say(session, type="hello", presence="all", id=2)
+        assert wire.sent[-1] == {"type": "ack", "id": 2}
+        assert desk.watchers == {session}
+
+
+def test_the_end_of_a_session_gives_everything_back_once() -> None:
+    desk = Desk()
+    session, _ = greeted(desk)
+    session.address_admitted = True
+    session.on_closed(1000)
+    assert desk.line.take() == [records.Detach(1, True)]
+    assert desk.allowance.released == [session.user, "127.0.0.1", "connection"]
+    assert desk.sessions == {}
+
+
+def test_only_a_normal_close_is_a_clean_end() -> None:
+    for code, clean in ((1000, True), (1001, False), (1006, False), (4002, False)):
+        desk = Desk()
+        session, _ = greeted(desk)
+        session.on_closed(code)
+        assert desk.line.take() == [records.Detach(1, clean)]

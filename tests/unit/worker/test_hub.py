@@ -1,0 +1,152 @@
+"""The hub's promises: one order for all members, nothing twice, nothing after a silent hole."""
+
+from __future__ import annotations
+
+import pytest
+from tuskws_fast_ext.connection import Connection, FlushPoint
+
+from tuskws_fast.protocol import codec
+from tuskws_fast.worker.hub import Hub, escape_body
+
+
+class Owner:
+    """A session as the connection sees it; nothing here ever calls it."""
+
+
+class Node:
+    """A hub with connections that queue but are never flushed: what waits is what each would be sent."""
+
+    def __init__(self, escape_html: bool = False) -> None:
+        self.asked: list[tuple[str, str, int]] = []
+        self.hub = Hub(lambda: 1.0, lambda *position: self.asked.append(position), escape_html)
+        self.point = FlushPoint(lambda callback: None, 1 << 20, 1000)
+
+    def member(self, room: str = "r", offset: int = 0) -> Connection:
+        connection = Connection(self.point, Owner(), 65536)  # type: ignore[arg-type]
+        self.hub.join(connection, room, "e", offset)
+        return connection
+
+    def publish(self, *offsets: int, exclude: Connection | None = None) -> None:
+        for offset in offsets:
+            self.hub.publish("r", offset, b"<%d>" % offset, exclude)
+        self.hub.flush()
+
+
+def got(connection: Connection) -> list[str]:
+    """The payloads that wait for a connection (all are shorter than 126 bytes here)."""
+    wire, payloads = connection.waiting(), []
+    while wire:
+        size = wire[1]
+        payloads.append(wire[2 : 2 + size].decode())
+        wire = wire[2 + size :]
+    return payloads
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+def test_all_members_get_a_batch_in_order(node: Node) -> None:
+    one, two = node.member(), node.member()
+    node.publish(1, 2, 3)
+    assert got(one) == got(two) == ["<1>", "<2>", "<3>"]
+    assert node.hub.deliveries == 6
+
+
+def test_publisher_without_echo_is_left_out_of_its_own_message_only(node: Node) -> None:
+    publisher, other = node.member(), node.member()
+    node.publish(1)
+    node.publish(2, exclude=publisher)
+    node.publish(3)
+    assert got(publisher) == ["<1>", "<3>"]
+    assert got(other) == ["<1>", "<2>", "<3>"]
+
+
+def test_who_joins_between_two_publications_of_one_batch_gets_only_the_later(node: Node) -> None:
+    early = node.member()
+    node.hub.publish("r", 1, b"<1>", None)
+    late = node.member(offset=1)
+    node.hub.publish("r", 2, b"<2>", None)
+    node.hub.flush()
+    assert got(early) == ["<1>", "<2>"]
+    assert got(late) == ["<2>"]
+
+
+def test_who_leaves_has_got_everything_before_its_leave_and_nothing_after(node: Node) -> None:
+    stays, leaves = node.member(), node.member()
+    node.hub.publish("r", 1, b"<1>", None)
+    node.hub.leave(leaves, "r")
+    node.publish(2)
+    assert got(leaves) == ["<1>"]
+    assert got(stays) == ["<1>", "<2>"]
+
+
+def test_an_offset_seen_before_is_not_delivered_again(node: Node) -> None:
+    one = node.member()
+    node.publish(1, 2)
+    node.publish(2, 3)
+    assert got(one) == ["<1>", "<2>", "<3>"]
+
+
+def test_a_hole_stops_the_room_until_history_has_filled_it(node: Node) -> None:
+    one = node.member()
+    node.publish(1)
+    node.publish(4, 5)
+    assert node.asked == [("r", "e", 1)]
+    assert got(one) == ["<1>"]
+    node.hub.recovered("r", "e", [(n, b"<%d>" % n) for n in range(2, 6)])
+    node.publish(6)
+    assert got(one) == ["<1>", "<2>", "<3>", "<4>", "<5>", "<6>"]
+    assert node.asked == [("r", "e", 1)]
+
+
+def test_a_dropped_last_message_is_found_by_the_position(node: Node) -> None:
+    one = node.member()
+    node.publish(1)
+    node.hub.check("r", "e", 1)
+    assert node.asked == []
+    node.hub.check("r", "e", 2)
+    assert node.asked == [("r", "e", 1)]
+    node.hub.recovered("r", "e", [(2, b"<2>")])
+    node.hub.flush()
+    assert got(one) == ["<1>", "<2>"]
+
+
+def test_who_joins_while_the_room_recovers_does_not_get_its_own_replay_twice(node: Node) -> None:
+    behind = node.member()
+    node.publish(2)
+    joiner = node.member(offset=2)
+    node.publish(3)
+    node.hub.recovered("r", "e", [(1, b"<1>"), (2, b"<2>"), (3, b"<3>")])
+    node.hub.flush()
+    assert got(behind) == ["<1>", "<2>", "<3>"]
+    assert got(joiner) == ["<3>"]
+
+
+def test_a_gap_is_told_and_the_room_goes_on_behind_it(node: Node) -> None:
+    one = node.member()
+    node.publish(5)
+    node.hub.gap("r", "f", 1, 7)
+    node.hub.publish("r", 8, b"<8>", None)
+    node.hub.flush()
+    gap, push = got(one)
+    assert codec.decode(gap) == {"type": "gap", "room": "r", "epoch": "f", "from": 1, "to": 7}
+    assert push == "<8>"
+
+
+def test_html_is_escaped_at_delivery_at_any_depth_and_only_in_the_message() -> None:
+    body = codec.encode({"type": "room_message", "from": "<u>", "message": {"a": ["<b>&\"'", 1]}})
+    assert codec.decode(escape_body(body)) == {
+        "type": "room_message",
+        "from": "<u>",
+        "message": {"a": ["&lt;b&gt;&amp;&quot;&#x27;", 1]},
+    }
+
+
+def test_an_empty_room_is_forgotten(node: Node) -> None:
+    one = node.member()
+    node.hub.leave(one, "r")
+    assert node.hub.rooms == {}
+    node.publish(1)
+    assert got(one) == []
