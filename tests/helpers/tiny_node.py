@@ -2,7 +2,8 @@
 
 `python -m helpers.tiny_node '{"workers": 2, …}'` runs the node; each process prints what happens to it as a JSON line
 on standard output, which `TinyNode` reads. The worker child serves a line protocol on its listener: `who` answers
-`worker <slot> <pid>`, `hang` stands still, `poison` accuses the broker, `crash` ends with exit code 9.
+`worker <slot> <pid> <admitted> <gauge> <counter>`, `hold` takes an admission and counts a connection, `hang` stands
+still, `poison` accuses the broker, `crash` ends with exit code 9.
 """
 
 from __future__ import annotations
@@ -20,6 +21,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from tuskws_fast import logs
+from tuskws_fast.metrics import Metric
+from tuskws_fast.supervisor.backoff import BackoffRule
+from tuskws_fast.supervisor.listeners import open_listeners
+from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
+from tuskws_fast.supervisor.supervisor import Supervisor, Timing
 
 DEADLINE_S = 20.0
 ROOT = Path(__file__).parents[2]
@@ -51,7 +59,7 @@ class TinyNode:
                     if all(found.get(key) == value for key, value in fields.items()):
                         self.events.remove(found)
                         return found
-            if not self._read(deadline - time.monotonic()):
+            if self.process.returncode is not None or not self._read(deadline - time.monotonic()):
                 wanted = f"{process or 'any process'}: {event} {fields}"
                 raise AssertionError(f"did not happen: {wanted}; seen: {self.events}; {self._errors()}")
 
@@ -75,7 +83,9 @@ class TinyNode:
 
     def finish(self) -> tuple[int, str]:
         """Wait for its end: exit code and log."""
-        _, errors = self.process.communicate(timeout=DEADLINE_S)
+        output, errors = self.process.communicate(timeout=DEADLINE_S)
+        self.events += [json.loads(line) for line in (self._rest + output).splitlines()]
+        self._rest = b""
         return self.process.returncode, errors.decode()
 
     def signal(self, number: signal.Signals) -> None:
@@ -142,6 +152,8 @@ class _Child:
             self.context.boot_failed("this machine is too small")
         if name in settings.get("crash_at_boot", []):
             os._exit(7)
+        if name in settings.get("silent", []):
+            signal.pause()
         self.context.connect(self.loop, self.on_message)
         self.beat()
         if self.context.listener is not None:
@@ -187,21 +199,17 @@ class _Child:
             self.context.send("poisoned", worker=self.context.slot, reason="bad length")
         elif line == b"hold":
             self.context.memory.admission_table(self.context.slot).admit(1, 10)
-            self.context.counters.set(20, 1)
+            self.context.counters.set(Metric.CONNECTIONS_CURRENT, 1)
+            self.context.counters.add(Metric.CONNECTIONS_OPENED, 1)
         held = self.context.memory.admission_table(self.context.slot).count(1)
-        writer.write(f"{self.context.name} {os.getpid()} {held}\n".encode())
+        rows = self.context.memory.rows()
+        current, opened = (sum(row[n] for row in rows) for n in (Metric.CONNECTIONS_CURRENT, Metric.CONNECTIONS_OPENED))
+        writer.write(f"{self.context.name} {os.getpid()} {held} {current} {opened}\n".encode())
         await writer.drain()
         writer.close()
 
 
 def _main(settings: dict[str, Any]) -> int:
-    from tuskws_fast import logs
-    from tuskws_fast.metrics import Metric
-    from tuskws_fast.supervisor.backoff import BackoffRule
-    from tuskws_fast.supervisor.listeners import open_listeners
-    from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
-    from tuskws_fast.supervisor.supervisor import Supervisor, Timing
-
     logs.configure("console", "debug")
     workers = settings.get("workers", 2)
     memory = NodeMemory(workers, MemorySizes(64, 65536, 65536))

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 
+from helpers.rings import ring_memory
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-
-from helpers.rings import ring_memory
-from tuskws_fast.ipc.bell import Bell
 from tuskws_fast_ext import ring
 from tuskws_fast_ext.ring import Consumer, Producer
+
+from tuskws_fast.ipc.bell import Bell
 
 CAPACITY = 4096
 RESERVED = CAPACITY // 10

@@ -15,7 +15,6 @@ import signal
 import struct
 
 import pytest
-
 from helpers.forked import fork_to, reap
 from helpers.rings import AT_BUF, AT_HEAD, AT_TAIL, PADDING, forge, guarded
 from tuskws_fast_ext import ring

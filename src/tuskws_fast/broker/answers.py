@@ -88,9 +88,7 @@ def presence_update(user: str, status: str, last_seen: float | None, wall: float
     return codec.encode({"type": "presence_update", **fields, "timestamp": round(wall, 3)})
 
 
-def pages(
-    head: dict[str, Any], next_head: dict[str, Any], bodies: Sequence[bytes], page_bytes: int
-) -> list[bytes]:
+def pages(head: dict[str, Any], next_head: dict[str, Any], bodies: Sequence[bytes], page_bytes: int) -> list[bytes]:
     """`head` with the messages `bodies`, and as many objects of `next_head` as it takes to keep pages small.
 
     Only an answer of several pages has `more`: true in all but the last.

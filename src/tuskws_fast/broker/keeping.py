@@ -9,7 +9,8 @@
         "invite\\nROOM\\nUSER"    {}
 
 One fact a key, so that one more ban in a room costs one small record. A line break separates the parts because no room
-name and no user id can hold one. What never was decided (a room that joining created) is no fact: `Restore` brings it back.
+name and no user id can hold one. What never was decided (a room that joining created) is no fact: `Restore` brings it
+back.
 
 Limit of the method: if the broker dies between telling two workers to forget a fact, the other one brings it back. It
 errs towards closed doors: what comes back is a ban, or a room's settings.

@@ -238,12 +238,94 @@ class Members:
         The rights of a token are asked again with every command; what is checked here is what the *room* knows. A
         password was given by this very connection, so it is not asked again.
         """
-        for room in list(session.rooms.values()):
-            self._exit_and_tell(session, room, out)
-            allowed = room.rights(heir.id, 0) & JOIN and not room.is_banned(heir.id, self._core.now)
-            try:
-                self._check_capacity(room, heir)
-            except Refused:
-                allowed = 0
-            if not allowed or self._core.room(room.name) is not room:
+        rooms, guest = list(session.rooms.values()), session.person
+        for room in rooms:
+            if self._exit(session, room):
+                self._tell("member_left", room, guest, session.conn, out)
+        session.person = heir
+        for room in rooms:
+            if self._may_inherit(room, heir):
+                if self._enter(session, room):
+                    self._tell("member_joined", room, heir, session.conn, out)
+            else:
                 out.append((session.worker, Evict(room.name, [session.conn], answers.kicked(room.name, "identity"))))
+                self._core.retire(room)
+
+    def _may_inherit(self, room: Room, heir: Person) -> bool:
+        if not room.rights(heir.id, 0) & JOIN or room.is_banned(heir.id, self._core.now):
+            return False
+        try:
+            self._check_capacity(room, heir)
+        except Refused:
+            return False
+        return True
+
+    # -- telling the others ----------------------------------------------------------------------------------------
+
+    def _tell(self, kind: str, room: Room, person: Person, exclude: int, out: Out) -> None:
+        workers = room.members.workers
+        if not workers:
+            return
+        count = len(room.members)
+        if count > self._core.limits.presence_full_max:
+            self._stats_due(room)
+            return
+        push = Push(exclude, room.name, answers.member_push(kind, room.name, person.id, person.username, count))
+        for worker in workers:
+            out.append((worker, push))
+
+    def _stats_due(self, room: Room) -> None:
+        if not room.stats_due:
+            room.stats_due = True
+            core = self._core
+            core.timers.add(max(core.now, room.stats_at + core.limits.stats_interval_s), Timer.STATS, room.name)
+
+    def push_stats(self, name: str, out: Out) -> None:
+        room = self._core.room(name)
+        if room is None or not room.stats_due:
+            return
+        room.stats_due = False
+        room.stats_at = self._core.now
+        push = Push(0, name, answers.room_stats(name, len(room.members)))
+        for worker in room.members.workers:
+            out.append((worker, push))
+
+    # -- after a fault ---------------------------------------------------------------------------------------------
+
+    def restore(self, worker: int, record: Restore, out: Out) -> None:
+        """A worker tells a new broker where its members are. They are told nothing but the gap, once a worker.
+
+        The gap comes with the worker's *first* member in the room, because from then on it hears what is published:
+        its members must know of the new epoch before that.
+        """
+        session = self._core.session(record.conn)
+        name = checked_room_name(record.room)
+        if name in session.rooms:
+            return
+        room = self._core.room(name) or self._core.new_room(name)
+        if room.is_banned(session.person.id, self._core.now):
+            out.append((worker, Evict(name, [session.conn], answers.kicked(name, "banned"))))
+            return
+        if session.worker not in room.members.workers and record.epoch != room.epoch:
+            out.append((session.worker, Gap(name, room.epoch, 1, room.history.top)))
+        self._enter(session, room)
+
+    def recover(self, worker: int, record: Recover, out: Out) -> None:
+        """Give a worker whose ring overran what it missed, a page at a time, or tell it that there is a hole."""
+        name = record.room
+        room = self._core.room(name)
+        if room is None:
+            out.append((worker, Gone(name, answers.room_deleted(name))))
+            return
+        since = (record.epoch, record.offset)
+        replay = replay_since(room.history, room.epoch, since, 0, self._core.now)
+        if not replay.recovered:
+            first = record.offset + 1 if record.epoch == room.epoch and record.offset < room.history.top else 1
+            out.append((worker, Gap(name, room.epoch, first, room.history.top)))
+            return
+        offset = record.offset
+        page_bytes = self._core.limits.page_bytes
+        for page in paged(replay.bodies, page_bytes, page_bytes):
+            publications = list(enumerate(page, start=offset + 1))
+            out.append((worker, Recovered(name, room.epoch, publications)))
+            offset += len(page)

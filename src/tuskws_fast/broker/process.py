@@ -49,6 +49,8 @@ def main(context: ChildContext, config: Config, app: object | None) -> None:
 def engine_limits(config: Config) -> EngineLimits:
     rooms, limits = config.rooms, config.limits
     return EngineLimits(
+        rooms_max=limits.max_rooms or EngineLimits().rooms_max,
+        history_bytes_total_max=rooms.history_bytes_total,
         history_size=rooms.history_size,
         history_ttl_s=rooms.history_ttl,
         history_bytes=rooms.history_bytes,
@@ -67,13 +69,18 @@ class Broker:
         self._context = context
         self._loop = loop
         self._engine = Engine(
-            engine_limits(config), loop.time(), lambda: secrets.token_urlsafe(EPOCH_BYTES), workers=context.workers
+            engine_limits(config),
+            loop.time(),
+            lambda: secrets.token_urlsafe(EPOCH_BYTES),
+            # Only a successor is told by the workers what they know.
+            workers=context.workers if context.generation > 1 else 0,
         )
         self._outbox = Outbox(self._engine.position, self._give_up)
         self._inbox = Inbox(self._engine, self._outbox)
         self._held: dict[int, tuple[Segment, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._asleep = False
+        self._flushed: dict[Metric, int] = {}
         self._done = loop.create_future()
 
     async def run(self) -> None:
@@ -189,6 +196,13 @@ class Broker:
         counters, gauges = self._context.counters, self._engine.gauges()
         for name, value in gauges.items():
             counters.set(Metric[name.upper()], value)
-        counters.set(Metric.RING_DROPPED, self._outbox.drops)
+        grown = {
+            Metric.PUBLICATIONS: self._engine.counters["publications"],
+            Metric.DUPLICATES: self._engine.counters["duplicates"],
+            Metric.RING_DROPPED: self._outbox.drops,
+        }
+        for metric, value in grown.items():
+            counters.add(metric, value - self._flushed.get(metric, 0))
+        self._flushed = grown
         self._context.beat()
         self._loop.call_later(TICK_S, self._tick)

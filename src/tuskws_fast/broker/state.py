@@ -179,8 +179,8 @@ class Core:
         )
         self.shards = [Shard() for _ in range(limits.shards)]
         self.sessions: dict[int, Session] = {}
-        # Live workers: slot → what the upper bits of its connections' numbers must be.
-        self.workers: dict[int, int] = {}
+        # Live workers: slot → the upper bits of its connections' numbers, None until the first connection.
+        self.workers: dict[int, int | None] = {}
         # Live sessions that want everyone's presence, by worker.
         self.watchers: dict[int, int] = {}
         self.timers = Timers()
@@ -353,4 +353,3 @@ class Core:
         self.dedupe_armed = False
         self.dedupe.expire(self.now)
         self.arm_dedupe()
-

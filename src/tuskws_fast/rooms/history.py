@@ -44,7 +44,7 @@ class History:
         return len(self._entries)
 
     @property
-    def bytes(self) -> int:
+    def bytes_kept(self) -> int:
         return self._bytes
 
     @property
@@ -77,9 +77,7 @@ class History:
     def trim(self, now: float) -> None:
         """Drop what is over a bound, or too old at `now`."""
         entries, born_after = self._entries, now - self._ttl_s
-        while entries and (
-            len(entries) > self._size or self._bytes > self._bytes_max or entries[0][0] <= born_after
-        ):
+        while entries and (len(entries) > self._size or self._bytes > self._bytes_max or entries[0][0] <= born_after):
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:

@@ -42,6 +42,7 @@ from tuskws_fast.supervisor.stats import StatsSocket
 log = logging.getLogger(__name__)
 
 
+BROKER_DRAIN_S = 1.0
 DEFAULT_BACKOFF = BackoffRule()
 
 
@@ -114,7 +115,7 @@ class Supervisor:
                     key.data()
                 self._tick(time.monotonic())
         finally:
-            self._kill_all()
+            self._kill(self._slots)
             for slot in self._slots:
                 if slot.process:
                     self._bury(slot)
@@ -306,7 +307,7 @@ class Supervisor:
         state, lived_s = slot.state, now - slot.born_at
         status = self._bury(slot)
         if self._ending:
-            if status:
+            if status and state is not State.STARTING:
                 log.warning("ended while draining", extra={"child": slot.name, "how": describe_end(status)})
             return
         if slot.boot_reason and not self._was_ready:
@@ -376,7 +377,7 @@ class Supervisor:
             elif number == signal.SIGINT:
                 log.warning("second interrupt: killing what is left")
                 self._exit_code = ExitCode.INTERRUPTED
-                self._kill_all()
+                self._kill(self._slots)
 
     def _reload(self) -> None:
         log.info("reloading")
@@ -410,18 +411,20 @@ class Supervisor:
             self._tell(slot, "drain", {"deadline_s": max(0.0, self._deadline - time.monotonic())})
 
     def _go_on_ending(self, now: float) -> None:
-        if not any(worker.process for worker in self._workers):
+        workers_left = [worker for worker in self._workers if worker.process]
+        if not workers_left:
             self._drain(self._broker)
-        if now >= self._deadline:
-            left = [slot.name for slot in self._slots if slot.process]
-            if left and self._exit_code is ExitCode.OK:
-                log.warning("the drain timed out: killing what is left", extra={"left": ", ".join(left)})
+        left = workers_left or [slot for slot in self._slots if slot.process]
+        if left and now >= self._deadline:
+            if self._exit_code is ExitCode.OK:
+                log.warning("the drain timed out: killing", extra={"left": ", ".join(slot.name for slot in left)})
                 self._exit_code = ExitCode.DRAIN_TIMED_OUT
-            self._kill_all()
-            self._deadline = now + 1.0
+            self._kill(left)
+            # The broker, which could not drain before the workers had, still gets its turn.
+            self._deadline = now + BROKER_DRAIN_S
 
-    def _kill_all(self) -> None:
-        for slot in self._slots:
+    def _kill(self, slots: Sequence[Slot]) -> None:
+        for slot in slots:
             if slot.process:
                 slot.process.kill()
 

@@ -8,7 +8,6 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-
 from helpers.rings import (
     AT_BUF,
     AT_HEAD,
@@ -21,10 +20,11 @@ from helpers.rings import (
     record_bytes,
     ring_memory,
 )
-from tuskws_fast.ipc.bell import Bell
-from tuskws_fast.ipc.segment import Segment
 from tuskws_fast_ext import ring
 from tuskws_fast_ext.ring import Consumer, Producer, RingError, RingPoisoned
+
+from tuskws_fast.ipc.bell import Bell
+from tuskws_fast.ipc.segment import Segment
 
 CAPACITY = 4096
 GENERATION = 7
@@ -347,9 +347,7 @@ def test_every_field_of_the_header_is_checked(
 
 
 @pytest.mark.parametrize("end", [Producer, Consumer])
-def test_another_generation_than_expected_is_refused(
-    segment: Segment, end: type[Producer] | type[Consumer]
-) -> None:
+def test_another_generation_than_expected_is_refused(segment: Segment, end: type[Producer] | type[Consumer]) -> None:
     assert end(segment.buffer, 0, -1, GENERATION).generation == GENERATION
     with pytest.raises(RingError, match="generation 7, expected 8"):
         end(segment.buffer, 0, -1, GENERATION + 1)
@@ -407,9 +405,7 @@ def test_any_flipped_bit_poisons_the_ring_after_the_records_before_it(segment: S
         assert not consumer.begin_sleep(), "the owner must come back and be told"
 
 
-def test_a_hand_written_record_is_read_so_the_picture_in_ring_h_is_right(
-    segment: Segment, consumer: Consumer
-) -> None:
+def test_a_hand_written_record_is_read_so_the_picture_in_ring_h_is_right(segment: Segment, consumer: Consumer) -> None:
     record = forge(300, b"by hand", GENERATION, 0)
     segment.buffer[AT_BUF : AT_BUF + len(record)] = record
     put_u64(segment.buffer, AT_TAIL, len(record))
@@ -432,9 +428,7 @@ def test_a_hand_written_record_is_read_so_the_picture_in_ring_h_is_right(
         (b"", 2**64 - 8, "position"),
     ],
 )
-def test_records_that_cannot_be(
-    segment: Segment, consumer: Consumer, record: bytes, tail: int, reason: str
-) -> None:
+def test_records_that_cannot_be(segment: Segment, consumer: Consumer, record: bytes, tail: int, reason: str) -> None:
     segment.buffer[AT_BUF : AT_BUF + len(record)] = record
     put_u64(segment.buffer, AT_TAIL, tail)
     with pytest.raises(RingPoisoned, match=reason):

@@ -1,0 +1,424 @@
+"""The broker's pure core: records and the time in, records out. It decides everything about rooms and people.
+
+    handle(worker, record, now, wall) ─▶ [(worker, record), …]     what to put on which worker's ring, in this order
+    tick(now, wall)                   ─▶ [(worker, record), …]     what became due; call at `next_deadline()`
+
+No clock, no socket, no ring, no randomness of its own, so a run is repeated exactly by repeating its inputs. Records
+are handled one at a time and completely; that is what makes the order of a room the same for all, a join one atomic
+step, and an idempotency key good for one publication.
+
+The engine never raises on a record that `unpack_record` can give, whatever it says: a command that cannot be carried
+out is answered by an error `Reply` and has changed nothing, a malformed record without an answer is counted.
+
+    state        the tables                        members      in and out of rooms
+    keeping      facts that survive the broker     people       leases, presence, private messages
+    moderation   settings, kick, ban, mute         queries      history, lists, presence_state
+
+`now` is monotonic and the same clock for every broker of one boot (bans end by it), `wall` is Unix time and only shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from tuskws_fast.broker import answers
+from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.keeping import Keeping
+from tuskws_fast.broker.limits import EngineLimits
+from tuskws_fast.broker.members import Members, checked_room_name
+from tuskws_fast.broker.moderation import Args, Caller, Moderation
+from tuskws_fast.broker.people import People
+from tuskws_fast.broker.queries import Queries
+from tuskws_fast.broker.state import Core, Out, Person, Room
+from tuskws_fast.broker.timers import Timer
+from tuskws_fast.ipc import records
+from tuskws_fast.ipc.records import (
+    CONN_SERVER,
+    GENERATION_SHIFT,
+    AllPush,
+    Level,
+    Publication,
+    Publish,
+    Reply,
+    UpRecord,
+    worker_of,
+)
+from tuskws_fast.protocol import codec
+from tuskws_fast.protocol.codes import ErrorCode, error_body
+from tuskws_fast.rooms.permissions import MODERATE, PUBLISH
+from tuskws_fast.rooms.recovery import Position
+
+_TEXT, _NUMBER, _TRUTH = (str,), (int,), (bool,)
+_MAYBE = type(None)
+
+# The types of each record's fields. (`Publish` is binary on the ring: its types are right by construction.)
+_SHAPES: dict[type[Any], tuple[tuple[type, ...], ...]] = {
+    records.Attach: (_NUMBER, _TEXT, _TEXT, (list,), _NUMBER, _TEXT),
+    records.Detach: (_NUMBER, _TRUTH),
+    records.Join: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (str, _MAYBE), (tuple, _MAYBE), (int, _MAYBE)),
+    records.Leave: (_NUMBER, _NUMBER, _TEXT),
+    records.Private: (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _TRUTH, _TEXT, _TEXT, (bytes,)),
+    records.Call: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (dict,)),
+    records.All: (_NUMBER, (bytes,)),
+    records.Recover: (_TEXT, _TEXT, _NUMBER),
+    records.Restore: (_NUMBER, _TEXT, _TEXT, _NUMBER),
+    records.Kept: (_TEXT, _NUMBER, (object,)),
+    records.Announced: (_NUMBER,),
+}
+
+
+class Engine:
+    """`epoch_source` gives a text that is never given twice.
+
+    `workers`: the slots from 0 that will announce what they know of the broker before this one; 0 for a node's first.
+    """
+
+    def __init__(
+        self,
+        limits: EngineLimits,
+        now: float,
+        epoch_source: Callable[[], str],
+        workers: int = 0,
+    ) -> None:
+        self._core = core = Core(limits, now, epoch_source)
+        self._keeping = Keeping(core)
+        self._members = Members(core)
+        self._people = People(core, self._members)
+        self._moderation = Moderation(core, self._members, self._keeping)
+        self._queries = Queries(core)
+        self._publications = 0
+        # Workers of which a `Restore` or `Attach` is old news, until they say `Announced`.
+        self._unannounced = set(range(workers))
+        self._members.announcing = bool(self._unannounced)
+        if self._unannounced:
+            core.timers.add(now + limits.announce_s, Timer.ANNOUNCE)
+        self._handlers: dict[type[Any], Callable[[int, Any, Out], None]] = {
+            records.Publish: self._publish,
+            records.Private: self._private,
+            records.Join: self._members.join,
+            records.Leave: self._members.leave,
+            records.Call: self._call,
+            records.Attach: self._attach,
+            records.Detach: self._detach,
+            records.All: self._all,
+            records.Recover: self._members.recover,
+            records.Restore: self._restore,
+            records.Kept: self._kept,
+            records.Announced: self._announced,
+        }
+        moderation, queries = self._moderation, self._queries
+        self._questions: dict[str, Callable[[Caller, Args], list[bytes]]] = {
+            "get_presence": queries.get_presence,
+            "history": queries.history,
+            "room_info": queries.room_info,
+            "list_rooms": queries.list_rooms,
+        }
+        self._decisions: dict[str, Callable[[Caller, Args, Out], bytes]] = {
+            "create_room": moderation.create_room,
+            "update_room": moderation.update_room,
+            "delete_room": moderation.delete_room,
+            "kick": moderation.kick,
+            "ban": moderation.ban,
+            "mute": moderation.mute,
+        }
+        self._server_decisions: dict[str, Callable[[Caller, Args, Out], bytes]] = {
+            "invite": moderation.invite,
+            "server_join": self._server_join,
+            "server_leave": self._server_leave,
+        }
+
+    # -- what the process calls ------------------------------------------------------------------------------------
+
+    def handle(self, worker: int, record: UpRecord, now: float, wall: float) -> Out:
+        core = self._core
+        core.now, core.wall = now, wall
+        out: Out = []
+        try:
+            kind = type(record)
+            if kind is not Publish and not _is_well_formed(record):
+                raise Refused(ErrorCode.BAD_MESSAGE)
+            self._handlers[kind](worker, record, out)
+        except Refused as refused:
+            self._refuse(worker, record, refused, out)
+        return out
+
+    def tick(self, now: float, wall: float) -> Out:
+        """Everything that is due at `now`."""
+        core = self._core
+        core.now, core.wall = now, wall
+        out: Out = []
+        while (due := core.timers.pop_due(now)) is not None:
+            deadline, kind, key = due
+            if isinstance(key, int):
+                self._people.end_grace(key, out)
+            else:
+                self._on_timer(kind, key, deadline, out)
+        return out
+
+    def next_deadline(self) -> float | None:
+        """When to call `tick`; None: nothing will become due by itself."""
+        return self._core.timers.next_deadline()
+
+    def worker_up(self, worker: int, generation: int) -> Out:
+        """Rings of a new generation lead to a worker. Returns the facts it has to keep.
+
+        Sessions that the slot still has are those of a predecessor, and lost.
+        """
+        core = self._core
+        if worker in core.workers:
+            self.worker_lost(worker, core.now)
+        core.workers[worker] = None
+        return self._keeping.everything(worker)
+
+    def worker_lost(self, worker: int, now: float) -> Out:
+        """A worker has died: its sessions are lost, as if each had reported so. They end after the grace."""
+        core = self._core
+        core.now = now
+        core.workers.pop(worker, None)
+        for session in core.sessions.values():
+            if session.worker == worker and not session.lost:
+                self._people.lose(session)
+        out: Out = []
+        self._announced(worker, None, out)
+        return out
+
+    def position(self, room: str) -> Position | None:
+        """Where a room stands, for `records.Position`."""
+        found = self._core.room(room)
+        return Position(found.epoch, found.history.top) if found is not None else None
+
+    @property
+    def announcing(self) -> bool:
+        return bool(self._unannounced)
+
+    @property
+    def counters(self) -> Counter[str]:
+        """How often each limit was hit, under its name in `EngineLimits`, and a few events."""
+        counters = self._core.counters
+        counters["history_bytes_total_max"] = self._core.tally.trimmed
+        counters["dedupe_overflowed"] = self._core.dedupe.overflowed
+        counters["publications"] = self._publications
+        return counters
+
+    def gauges(self) -> dict[str, int]:
+        """What is now, under the names of `metrics.Metric`."""
+        core = self._core
+        return {
+            "rooms_current": core.room_count,
+            "online_users": self._people_count() - len(core.offline),
+            "history_bytes": core.tally.bytes,
+            "dedupe_entries": len(core.dedupe),
+        }
+
+    def census(self) -> dict[str, int]:
+        """How much every table holds: nothing may be left when everybody has gone."""
+        core = self._core
+        return {
+            "rooms": core.room_count,
+            "members": core.member_count,
+            "sessions": len(core.sessions),
+            "people": self._people_count(),
+            "offline": len(core.offline),
+            "watchers": sum(core.watchers.values()),
+            "workers": len(core.workers),
+            "history_bytes": core.tally.bytes,
+            "dedupe_entries": len(core.dedupe),
+            "dedupe_bytes": core.dedupe.bytes,
+            "timers": len(core.timers),
+        }
+
+    def _people_count(self) -> int:
+        return sum(len(shard.people) for shard in self._core.shards)
+
+    # -- publications ----------------------------------------------------------------------------------------------
+
+    def _publish(self, worker: int, record: Publish, out: Out) -> None:
+        # The hot path. A member's room is found through its session, so a publication in a plain room costs two
+        # look-ups before it is ordered, and no question of rights (bench/micro/test_engine.py).
+        conn, tag, rights, level, echo, quiet, name, key, prefix, server = record
+        core = self._core
+        session = core.sessions.get(conn)
+        if session is not None and not server:
+            found = session.rooms.get(name)
+            if found is None:
+                raise Refused(ErrorCode.NOT_IN_ROOM)
+            room, user = found, session.person.id
+            if not room.plain:
+                self._check_speaker(room, user, rights)
+        else:
+            room, user, echo = self._room_for_server(conn, name, server), "", False
+        if level > Level.ACCEPTED:
+            core.counters["level_unavailable"] += 1
+            raise Refused(ErrorCode.UNAVAILABLE, "This node cannot store messages")
+        if key:
+            first = core.dedupe.find(name, user, key, core.now)
+            if first is not None:
+                if first.digest != hash(prefix):
+                    raise Refused(ErrorCode.BAD_MESSAGE, "This id was used for another message")
+                core.counters["duplicates"] += 1
+                if tag and not quiet:
+                    body = answers.publication_ack(name, room.epoch, first.offset, True)
+                    out.append((worker, Reply(conn, tag, True, body)))
+                return
+        history = room.history
+        offset = history.top + 1
+        body = codec.close_body(prefix, core.wall, room.epoch, offset)
+        history.append(body, core.now)
+        if room.sweep_at is None:
+            core.arm_room_sweep(room)
+        if key:
+            core.dedupe.add(name, user, key, hash(prefix), offset, core.now)
+            if not core.dedupe_armed:
+                core.arm_dedupe()
+        self._publications += 1
+        publication = Publication(0 if echo else conn, offset, name, body)
+        for slot in room.members.workers:
+            out.append((slot, publication))
+        if tag and not quiet:
+            out.append((worker, Reply(conn, tag, True, answers.publication_ack(name, room.epoch, offset, False))))
+
+    def _check_speaker(self, room: Room, user: str, rights: int) -> None:
+        granted = room.rights(user, rights)
+        if room.is_muted(user, self._core.now):
+            raise Refused(ErrorCode.MODERATED, "You are muted in this room")
+        if room.settings.moderated and not granted & MODERATE:
+            raise Refused(ErrorCode.MODERATED)
+        if not granted & PUBLISH:
+            raise Refused(ErrorCode.FORBIDDEN)
+
+    def _room_for_server(self, conn: int, name: str, server: bool) -> Room:
+        if conn != CONN_SERVER and not server:
+            raise Refused(ErrorCode.NOT_AUTHENTICATED)
+        room = self._core.room(name)
+        if room is None:
+            raise Refused(ErrorCode.NO_SUCH_ROOM)
+        return room
+
+    def _private(self, worker: int, record: records.Private, out: Out) -> None:
+        body = self._people.send(worker, record, out)
+        if record.tag and not record.quiet:
+            out.append((worker, Reply(record.conn, record.tag, True, body)))
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    def _call(self, worker: int, record: records.Call, out: Out) -> None:
+        conn, tag, rights, op, args = record
+        person: Person | None = None
+        if conn != CONN_SERVER:
+            person = self._core.session(conn).person
+        caller = Caller(person, rights)
+        question = self._questions.get(op)
+        bodies = question(caller, args) if question is not None else [self._decide(conn, caller, op, args, out)]
+        if tag:
+            for body in bodies:
+                out.append((worker, Reply(conn, tag, True, body, body is bodies[-1])))
+
+    def _decide(self, conn: int, caller: Caller, op: str, args: Args, out: Out) -> bytes:
+        decision = self._decisions.get(op)
+        if decision is not None:
+            return decision(caller, args, out)
+        if conn != CONN_SERVER:
+            if op == "presence":
+                return self._people.set_status(self._core.session(conn), args.get("status"))
+            raise Refused(ErrorCode.UNKNOWN_TYPE)
+        if op == "room_count":
+            return self._queries.room_count(caller, args)[0]
+        decision = self._server_decisions.get(op)
+        if decision is None:
+            raise Refused(ErrorCode.UNKNOWN_TYPE)
+        return decision(caller, args, out)
+
+    def _server_join(self, caller: Caller, args: Args, out: Out) -> bytes:
+        name = checked_room_name(args.get("room"))
+        self._members.join_by_server(_checked_conn(args), name, out)
+        return answers.ack(name)
+
+    def _server_leave(self, caller: Caller, args: Args, out: Out) -> bytes:
+        name = checked_room_name(args.get("room"))
+        self._members.leave_room(self._core.session(_checked_conn(args)), name, 0, out)
+        return answers.ack(name)
+
+    # -- sessions and workers --------------------------------------------------------------------------------------
+
+    def _attach(self, worker: int, record: records.Attach, out: Out) -> None:
+        self._check_fence(worker, record.conn)
+        self._people.attach(record, worker in self._unannounced, out)
+
+    def _detach(self, worker: int, record: records.Detach, out: Out) -> None:
+        self._people.detach(record, out)
+
+    def _check_fence(self, worker: int, conn: int) -> None:
+        """A worker speaks for its own connections, and never for those of the one before it in its slot."""
+        workers, numbers = self._core.workers, conn >> GENERATION_SHIFT
+        if conn > 0 and worker_of(conn) == worker and workers.get(worker, 0) in (None, numbers):
+            workers[worker] = numbers
+            return
+        self._core.counters["fenced"] += 1
+        raise Refused(ErrorCode.BAD_MESSAGE, "Not a connection of this worker")
+
+    def _all(self, worker: int, record: records.All, out: Out) -> None:
+        push = AllPush(record.exclude, record.body)
+        for slot in self._core.workers:
+            out.append((slot, push))
+
+    def _restore(self, worker: int, record: records.Restore, out: Out) -> None:
+        self._check_fence(worker, record.conn)
+        self._members.restore(worker, record, out)
+
+    def _kept(self, worker: int, record: records.Kept, out: Out) -> None:
+        self._keeping.hear(worker, record, self.announcing, out)
+
+    def _announced(self, worker: int, record: records.Announced | None, out: Out) -> None:
+        if worker in self._unannounced:
+            self._unannounced.discard(worker)
+            if not self._unannounced:
+                self._end_announcing(out)
+
+    def _end_announcing(self, out: Out) -> None:
+        self._unannounced.clear()
+        self._members.announcing = False
+        self._keeping.share(out)
+        self._people.tick(out)
+
+    # -- timers and refusals ---------------------------------------------------------------------------------------
+
+    def _on_timer(self, kind: Timer, key: str, deadline: float, out: Out) -> None:
+        core = self._core
+        if kind is Timer.PRESENCE:
+            # While workers announce themselves a change may be half of the truth: `_end_announcing` tells.
+            if not self._unannounced:
+                self._people.tick(out)
+        elif kind is Timer.STATS:
+            self._members.push_stats(key, out)
+        elif kind is Timer.SWEEP_ROOM:
+            core.sweep_room(key, deadline)
+        elif kind is Timer.SWEEP_INBOX:
+            core.sweep_inbox(key, deadline)
+        elif kind is Timer.DEDUPE:
+            core.expire_dedupe()
+        elif kind is Timer.SANCTION:
+            self._keeping.end_sanction(key, deadline, out)
+        elif kind is Timer.OFFLINE:
+            core.forget_offline()
+        elif kind is Timer.ANNOUNCE and self._unannounced:
+            self._end_announcing(out)
+
+    def _refuse(self, worker: int, record: UpRecord, refused: Refused, out: Out) -> None:
+        self._core.counters[f"refused_{refused.code.value}"] += 1
+        conn, tag = getattr(record, "conn", None), getattr(record, "tag", None)
+        if isinstance(conn, int) and isinstance(tag, int):
+            body = error_body(refused.code, refused.text, refused.retry_after)
+            out.append((worker, Reply(conn, tag, False, body)))
+
+
+def _is_well_formed(record: UpRecord) -> bool:
+    return all(isinstance(value, types) for value, types in zip(record, _SHAPES[type(record)], strict=True))
+
+
+def _checked_conn(args: Args) -> int:
+    conn = args.get("conn")
+    if not isinstance(conn, int):
+        raise Refused(ErrorCode.BAD_MESSAGE, "`conn` must be a connection's number")
+    return conn

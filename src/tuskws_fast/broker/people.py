@@ -1,0 +1,242 @@
+"""Users: their leases, what others see of them, and the messages sent to them alone.
+
+    Attach ─▶ lease ──merge──▶ View ──changed──▶ (one tick) ──▶ Presence to the workers that have someone to tell
+    Detach ─▶ clean: the lease ends now       lost: it ends after the grace (who comes back has a new lease by then)
+
+`offline` does not wait for the tick: the rooms it has to be told in are those the user is just leaving.
+
+What a sender learns about a recipient is the same for one who is offline, invisible or never existed, unless they
+share a room (or the sender has the right `presence`): an offset, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tuskws_fast.broker import answers
+from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.members import Members
+from tuskws_fast.broker.state import Core, Inbox, Out, Person, Room, Session
+from tuskws_fast.broker.timers import Timer
+from tuskws_fast.ipc.records import (
+    CONN_SERVER,
+    Attach,
+    Deliver,
+    Detach,
+    Level,
+    Presence,
+    PresenceMode,
+    Private,
+    worker_of,
+)
+from tuskws_fast.protocol import codec
+from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.rooms import names
+from tuskws_fast.rooms.dedupe import inbox_scope
+from tuskws_fast.rooms.permissions import PRESENCE
+from tuskws_fast.rooms.presence import OFFLINE, STATUSES
+
+_MODES = frozenset(int(mode) for mode in PresenceMode)
+
+
+class People:
+    def __init__(self, core: Core, members: Members) -> None:
+        self._core = core
+        self._members = members
+        # People of whom others may have to be told something at the next tick, in the order of the changes.
+        self._changed: dict[str, Person] = {}
+        self._tick_armed = False
+
+    # -- leases ----------------------------------------------------------------------------------------------------
+
+    def attach(self, record: Attach, silent: bool, out: Out) -> None:
+        """`silent`: it is re-announced to a new broker, and no news to anyone."""
+        try:
+            names.user_id(record.user)
+        except ValueError:
+            raise Refused(ErrorCode.BAD_MESSAGE, "Not a user id") from None
+        if record.status not in STATUSES or record.mode not in _MODES:
+            raise Refused(ErrorCode.BAD_MESSAGE, "Not a status or not a mode")
+        core = self._core
+        session = core.sessions.get(record.conn)
+        if session is not None and session.lost:
+            raise Refused(ErrorCode.BAD_MESSAGE, "The connection was reported as gone")
+        person = core.known_person(record.user)
+        person.username = record.username
+        if session is None:
+            session = Session(record.conn, worker_of(record.conn), person, record.status)
+            core.sessions[record.conn] = session
+        elif session.person is not person:
+            self._change_identity(session, person, out)
+        self._set_mode(session, record.mode)
+        session.status = record.status
+        person.sessions[record.conn] = session
+        core.offline.pop(person.id, None)
+        if silent:
+            person.view.merge(person.leases(), core.wall)
+            person.view.pushed = person.view.status
+        else:
+            self._refresh(person)
+        self._deliver_waiting(session, out)
+
+    def _change_identity(self, session: Session, heir: Person, out: Out) -> None:
+        guest = session.person
+        del guest.sessions[session.conn]
+        heir.sessions[session.conn] = session
+        self._members.hand_over(session, heir, out)
+        self._after_lease_end(guest, [], out)
+
+    def _set_mode(self, session: Session, mode: int) -> None:
+        watchers, watched = self._core.watchers, session.mode == PresenceMode.ALL
+        session.mode = mode
+        if watched != (mode == PresenceMode.ALL):
+            count = watchers.get(session.worker, 0) + (-1 if watched else 1)
+            if count:
+                watchers[session.worker] = count
+            else:
+                del watchers[session.worker]
+
+    def detach(self, record: Detach, out: Out) -> None:
+        session = self._core.sessions.get(record.conn)
+        if session is None or session.lost:
+            return
+        if record.clean:
+            self._end(session, out)
+        else:
+            self.lose(session)
+
+    def lose(self, session: Session) -> None:
+        """The socket is gone without a goodbye: nobody is told anything before the grace is over."""
+        core = self._core
+        self._members.lose(session)
+        self._set_mode(session, PresenceMode.NONE)
+        session.lost = True
+        core.timers.add(core.now + core.limits.grace_s, Timer.GRACE, session.conn)
+
+    def end_grace(self, conn: int, out: Out) -> None:
+        session = self._core.sessions.get(conn)
+        if session is not None and session.lost:
+            self._end(session, out)
+
+    def _end(self, session: Session, out: Out) -> None:
+        core, person = self._core, session.person
+        self._set_mode(session, PresenceMode.NONE)
+        del core.sessions[session.conn]
+        del person.sessions[session.conn]
+        rooms = list(person.rooms.values())
+        self._members.leave_all(session, out)
+        self._after_lease_end(person, rooms, out)
+
+    def _after_lease_end(self, person: Person, rooms: Iterable[Room], out: Out) -> None:
+        """`rooms`: those in which others could see the person until now."""
+        self._refresh(person)
+        if person.view.status == OFFLINE:
+            self._push(person, rooms, out)
+        if not person.sessions:
+            self._core.stay_offline(person)
+
+    def set_status(self, session: Session, status: object) -> bytes:
+        if not isinstance(status, str) or status not in STATUSES:
+            raise Refused(ErrorCode.BAD_STATUS)
+        session.status = status
+        self._refresh(session.person)
+        return answers.presence_ack()
+
+    # -- telling the others ----------------------------------------------------------------------------------------
+
+    def _refresh(self, person: Person) -> None:
+        if person.view.merge(person.leases(), self._core.wall):
+            self._changed[person.id] = person
+            if not self._tick_armed:
+                self._tick_armed = True
+                self._core.timers.add(self._core.now + self._core.limits.presence_tick_s, Timer.PRESENCE)
+
+    def tick(self, out: Out) -> None:
+        """Push what has changed since the last tick, once a person; what changed back is no news."""
+        self._tick_armed = False
+        for person in list(self._changed.values()):
+            self._push(person, person.rooms.values(), out)
+
+    def _push(self, person: Person, rooms: Iterable[Room], out: Out) -> None:
+        self._changed.pop(person.id, None)
+        core, view = self._core, person.view
+        if view.status == view.pushed:
+            return
+        view.pushed = view.status
+        workers = dict.fromkeys(core.watchers)
+        told = []
+        for room in rooms:
+            if len(room.members) <= core.limits.presence_full_max and room.members.workers:
+                told.append(room.name)
+                workers.update(dict.fromkeys(room.members.workers))
+        if not workers:
+            return
+        body = answers.presence_update(person.id, view.status, view.seen_at(core.wall), core.wall)
+        record = Presence(person.id, told, body)
+        for worker in workers:
+            out.append((worker, record))
+
+    # -- private messages ------------------------------------------------------------------------------------------
+
+    def send(self, worker: int, record: Private, out: Out) -> bytes:
+        """Order a private message and hand it to all connections of its recipient. Returns the sender's `ack`."""
+        core = self._core
+        sender = core.session(record.conn).person if record.conn != CONN_SERVER else None
+        sender_id = sender.id if sender is not None else ""
+        if record.level > Level.ACCEPTED:
+            core.counters["level_unavailable"] += 1
+            raise Refused(ErrorCode.UNAVAILABLE, "This node cannot store messages")
+        try:
+            to = names.user_id(record.to)
+        except ValueError:
+            raise Refused(ErrorCode.BAD_MESSAGE, "Not a user id") from None
+        scope, digest = inbox_scope(to), hash(record.body)
+        if record.key:
+            first = core.dedupe.find(scope, sender_id, record.key, core.now)
+            if first is not None:
+                if first.digest != digest:
+                    raise Refused(ErrorCode.BAD_MESSAGE, "This id was used for another message")
+                core.counters["duplicates"] += 1
+                return answers.private_ack(first.offset, first.delivered, True)
+        recipient = core.known_person(to)
+        told = sender is None or record.rights & PRESENCE or sender.shares_room_with(recipient)
+        offset, delivered = self._deliver(recipient, record.body, out)
+        if not told:
+            delivered = -1
+        elif recipient.view.status == OFFLINE:
+            # Invisible looks as offline does: the message waits for them.
+            delivered = 0
+        if record.key:
+            core.dedupe.add(scope, sender_id, record.key, digest, offset, core.now, delivered)
+            core.arm_dedupe()
+        core.counters["private_messages"] += 1
+        return answers.private_ack(offset, delivered, False)
+
+    def _deliver(self, recipient: Person, prefix: bytes, out: Out) -> tuple[int, int]:
+        """Returns the message's offset, and to how many connections it goes now."""
+        core = self._core
+        inbox = core.inbox_of(recipient)
+        history = inbox.history
+        body = codec.close_private(prefix, core.wall, history.top + 1)
+        offset = history.append(body, core.now)
+        core.arm_inbox_sweep(recipient, inbox)
+        by_worker: dict[int, list[int]] = {}
+        delivered = 0
+        for session in recipient.sessions.values():
+            if not session.lost:
+                by_worker.setdefault(session.worker, []).append(session.conn)
+                delivered += 1
+        for slot, conns in by_worker.items():
+            out.append((slot, Deliver(conns, body)))
+        if delivered:
+            inbox.delivered = offset
+        return offset, delivered
+
+    def _deliver_waiting(self, session: Session, out: Out) -> None:
+        """Messages that came while the user had no connection go to the first one, as far as they are kept."""
+        inbox: Inbox | None = session.person.inbox
+        if inbox is None or inbox.delivered == inbox.history.top:
+            return
+        for body in inbox.history.last(inbox.history.top - inbox.delivered, self._core.now):
+            out.append((session.worker, Deliver([session.conn], body)))
+        inbox.delivered = inbox.history.top
