@@ -1,5 +1,5 @@
 from libc.stdint cimport uint32_t
-from picows.picows cimport WSFrame, WSListener, WSTransport
+from picows.picows cimport MemoryBuffer, WSFrame, WSListener, WSTransport
 
 from tuskws_fast_ext.frame cimport Frame
 
@@ -9,6 +9,8 @@ cdef class FlushPoint:
         list dirty                        # connections with something queued in this loop turn
         object call_soon
         bint scheduled
+        MemoryBuffer scratch              # picows' write buffer, one for all: it is used within one call only
+        object ended                      # a finished future, in place of one a connection that nobody awaits
         readonly set blocked              # connections whose socket is full: the owner watches their age
         readonly set closing              # connections that owe us the end of the closing handshake
         readonly Py_ssize_t queue_bytes_max

@@ -93,7 +93,7 @@ click.version_option(__version__, prog_name="tuskws-fast")(cli)
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
 @click.pass_context
 def stats_command(ctx: click.Context, port: int | None, control_socket: str | None, as_json: bool) -> None:
-    """Print the figures of a running node: health, totals, and a row for each process."""
+    """Print the figures of a running node."""
     flags: Mapping[str, Any] = ctx.obj or {}
     chosen = control_socket or flags.get("control_socket") or os.environ.get("TUSKWS_CONTROL_SOCKET")
     number = port or int(flags.get("port") or os.environ.get("TUSKWS_PORT") or OPTIONS["port"].default)

@@ -55,10 +55,10 @@ class TinyNode:
         deadline = time.monotonic() + DEADLINE_S
         while True:
             for found in self.events:
-                if found["event"] == event and process in (None, found["process"]):
-                    if all(found.get(key) == value for key, value in fields.items()):
-                        self.events.remove(found)
-                        return found
+                known = found["event"] == event and process in (None, found["process"])
+                if known and all(found.get(key) == value for key, value in fields.items()):
+                    self.events.remove(found)
+                    return found
             if self.process.returncode is not None or not self._read(deadline - time.monotonic()):
                 wanted = f"{process or 'any process'}: {event} {fields}"
                 raise AssertionError(f"did not happen: {wanted}; seen: {self.events}; {self._errors()}")
@@ -114,7 +114,7 @@ def wait_until(fact: Callable[[], bool], what: str) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not fact():
         assert time.monotonic() < deadline, f"did not become true: {what}"
-        os.sched_yield()
+        time.sleep(0.005)
 
 
 def wait_for_end(pid: int) -> None:

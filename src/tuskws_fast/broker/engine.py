@@ -31,6 +31,7 @@ from tuskws_fast.broker.members import Members, checked_room_name
 from tuskws_fast.broker.moderation import Args, Caller, Moderation
 from tuskws_fast.broker.people import People
 from tuskws_fast.broker.queries import Queries
+from tuskws_fast.broker.shapes import is_well_formed
 from tuskws_fast.broker.state import Core, Out, Person, Room
 from tuskws_fast.broker.timers import Timer
 from tuskws_fast.ipc import records
@@ -50,27 +51,9 @@ from tuskws_fast.protocol.codes import ErrorCode, error_body
 from tuskws_fast.rooms.permissions import MODERATE, PUBLISH
 from tuskws_fast.rooms.recovery import Position
 
-_TEXT, _NUMBER, _TRUTH = (str,), (int,), (bool,)
-_MAYBE = type(None)
-
-# The types of each record's fields. (`Publish` is binary on the ring: its types are right by construction.)
-_SHAPES: dict[type[Any], tuple[tuple[type, ...], ...]] = {
-    records.Attach: (_NUMBER, _TEXT, _TEXT, (list,), _NUMBER, _TEXT),
-    records.Detach: (_NUMBER, _TRUTH),
-    records.Join: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (str, _MAYBE), (tuple, _MAYBE), (int, _MAYBE)),
-    records.Leave: (_NUMBER, _NUMBER, _TEXT),
-    records.Private: (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _TRUTH, _TEXT, _TEXT, (bytes,)),
-    records.Call: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (dict,)),
-    records.All: (_NUMBER, (bytes,)),
-    records.Recover: (_TEXT, _TEXT, _NUMBER),
-    records.Restore: (_NUMBER, _TEXT, _TEXT, _NUMBER),
-    records.Kept: (_TEXT, _NUMBER, (object,)),
-    records.Announced: (_NUMBER,),
-}
-
 
 class Engine:
-    """`epoch_source` gives a text that is never given twice.
+    """`epoch_source` gives a text that is never given twice, of letters, digits, `-` and `_`.
 
     `workers`: the slots from 0 that will announce what they know of the broker before this one; 0 for a node's first.
     """
@@ -89,6 +72,8 @@ class Engine:
         self._moderation = Moderation(core, self._members, self._keeping)
         self._queries = Queries(core)
         self._publications = 0
+        # The generation of each live worker's rings.
+        self._generations: dict[int, int] = {}
         # Workers of which a `Restore` or `Attach` is old news, until they say `Announced`.
         self._unannounced = set(range(workers))
         self._members.announcing = bool(self._unannounced)
@@ -137,7 +122,7 @@ class Engine:
         out: Out = []
         try:
             kind = type(record)
-            if kind is not Publish and not _is_well_formed(record):
+            if kind is not Publish and not is_well_formed(record):
                 raise Refused(ErrorCode.BAD_MESSAGE)
             self._handlers[kind](worker, record, out)
         except Refused as refused:
@@ -164,12 +149,14 @@ class Engine:
     def worker_up(self, worker: int, generation: int) -> Out:
         """Rings of a new generation lead to a worker. Returns the facts it has to keep.
 
-        Sessions that the slot still has are those of a predecessor, and lost.
+        Sessions that the slot still has under another generation are those of a predecessor, and lost.
         """
         core = self._core
-        if worker in core.workers:
-            self.worker_lost(worker, core.now)
-        core.workers[worker] = None
+        if self._generations.get(worker) != generation:
+            if worker in core.workers:
+                self.worker_lost(worker, core.now)
+            self._generations[worker] = generation
+            core.workers[worker] = None
         return self._keeping.everything(worker)
 
     def worker_lost(self, worker: int, now: float) -> Out:
@@ -177,6 +164,7 @@ class Engine:
         core = self._core
         core.now = now
         core.workers.pop(worker, None)
+        self._generations.pop(worker, None)
         for session in core.sessions.values():
             if session.worker == worker and not session.lost:
                 self._people.lose(session)
@@ -347,7 +335,8 @@ class Engine:
         self._people.attach(record, worker in self._unannounced, out)
 
     def _detach(self, worker: int, record: records.Detach, out: Out) -> None:
-        self._people.detach(record, out)
+        if worker_of(record.conn) == worker:
+            self._people.detach(record, out)
 
     def _check_fence(self, worker: int, conn: int) -> None:
         """A worker speaks for its own connections, and never for those of the one before it in its slot."""
@@ -411,10 +400,6 @@ class Engine:
         if isinstance(conn, int) and isinstance(tag, int):
             body = error_body(refused.code, refused.text, refused.retry_after)
             out.append((worker, Reply(conn, tag, False, body)))
-
-
-def _is_well_formed(record: UpRecord) -> bool:
-    return all(isinstance(value, types) for value, types in zip(record, _SHAPES[type(record)], strict=True))
 
 
 def _checked_conn(args: Args) -> int:

@@ -134,32 +134,37 @@ class Keeping:
     def _apply(self, record: Kept) -> None:
         """Raises `Refused` for what no broker gave."""
         kind, *parts = record.key.split("\n")
-        value = record.value
         try:
             room_name = names.room_name(parts[0])
             if kind == ROOM and len(parts) == 1:
-                self._apply_room(room_name, value)
-                return
-            user = names.user_id(parts[1])
-            room = self._core.room(room_name) or self._core.new_room(room_name)
-            if kind == INVITE:
-                room.invited.add(user)
-                return
-            until = value["until"]
-            if kind not in (BAN, MUTE) or not (until is None or isinstance(until, int | float)):
+                self._apply_room(room_name, record.value)
+            elif kind == INVITE and len(parts) == 2:
+                user = names.user_id(parts[1])
+                self._existing(room_name).invited.add(user)
+            elif kind in (BAN, MUTE) and len(parts) == 2:
+                self._apply_sanction(record.key, kind, room_name, names.user_id(parts[1]), record.value["until"])
+            else:
                 raise ValueError("no such fact")
         except (ValueError, LookupError, TypeError) as error:
             raise Refused(ErrorCode.BAD_MESSAGE, "Not a fact to keep") from error
+
+    def _existing(self, name: str) -> Room:
+        return self._core.room(name) or self._core.new_room(name)
+
+    def _apply_sanction(self, key: str, kind: str, name: str, user: str, until: Any) -> None:
+        if not (until is None or isinstance(until, int | float)):
+            raise ValueError("a sanction ends at a time")
+        room = self._existing(name)
         (room.bans if kind == BAN else room.mutes)[user] = until
         room.settle()
         if until is not None:
-            self._core.timers.add(until, Timer.SANCTION, record.key)
+            self._core.timers.add(until, Timer.SANCTION, key)
 
     def _apply_room(self, name: str, value: Any) -> None:
         settings, creator = restored(value["settings"]), value["creator"]
         if not isinstance(creator, str):
             raise SettingsFault("a creator is a user id")
-        room = self._core.room(name) or self._core.new_room(name)
+        room = self._existing(name)
         room.creator = creator
         self._core.apply_settings(room, settings)
 

@@ -36,6 +36,17 @@ def checked_room_name(name: object) -> str:
         raise Refused(ErrorCode.BAD_ROOM_NAME) from None
 
 
+def checked_since(value: object) -> tuple[str, int] | None:
+    """A client's position, or None where it gave none."""
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) and len(value) == 2:
+        epoch, offset = value
+        if isinstance(epoch, str) and isinstance(offset, int) and not isinstance(offset, bool):
+            return epoch, offset
+    raise Refused(ErrorCode.BAD_MESSAGE, "`since` must be a position")
+
+
 class Members:
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -47,6 +58,7 @@ class Members:
     def join(self, worker: int, record: Join, out: Out) -> None:
         session = self._core.session(record.conn)
         name = checked_room_name(record.room)
+        checked_since(record.since)
         if name in session.rooms:
             raise Refused(ErrorCode.ALREADY_IN_ROOM)
         room = self._core.room(name)
@@ -230,36 +242,6 @@ class Members:
             self._core.member_count -= 1
         return last
 
-    # -- another identity ------------------------------------------------------------------------------------------
-
-    def hand_over(self, session: Session, heir: Person, out: Out) -> None:
-        """The session goes on as another user (a guest has signed in): its rooms with it, where that user may be.
-
-        The rights of a token are asked again with every command; what is checked here is what the *room* knows. A
-        password was given by this very connection, so it is not asked again.
-        """
-        rooms, guest = list(session.rooms.values()), session.person
-        for room in rooms:
-            if self._exit(session, room):
-                self._tell("member_left", room, guest, session.conn, out)
-        session.person = heir
-        for room in rooms:
-            if self._may_inherit(room, heir):
-                if self._enter(session, room):
-                    self._tell("member_joined", room, heir, session.conn, out)
-            else:
-                out.append((session.worker, Evict(room.name, [session.conn], answers.kicked(room.name, "identity"))))
-                self._core.retire(room)
-
-    def _may_inherit(self, room: Room, heir: Person) -> bool:
-        if not room.rights(heir.id, 0) & JOIN or room.is_banned(heir.id, self._core.now):
-            return False
-        try:
-            self._check_capacity(room, heir)
-        except Refused:
-            return False
-        return True
-
     # -- telling the others ----------------------------------------------------------------------------------------
 
     def _tell(self, kind: str, room: Room, person: Person, exclude: int, out: Out) -> None:
@@ -320,7 +302,8 @@ class Members:
         since = (record.epoch, record.offset)
         replay = replay_since(room.history, room.epoch, since, 0, self._core.now)
         if not replay.recovered:
-            first = record.offset + 1 if record.epoch == room.epoch and record.offset < room.history.top else 1
+            # Where the epoch is another one, nothing that the worker saw is part of this one.
+            first = record.offset + 1 if record.epoch == room.epoch and 0 <= record.offset < room.history.top else 1
             out.append((worker, Gap(name, room.epoch, first, room.history.top)))
             return
         offset = record.offset

@@ -59,15 +59,13 @@ class People:
             raise Refused(ErrorCode.BAD_MESSAGE, "Not a status or not a mode")
         core = self._core
         session = core.sessions.get(record.conn)
-        if session is not None and session.lost:
-            raise Refused(ErrorCode.BAD_MESSAGE, "The connection was reported as gone")
+        if session is not None and (session.lost or session.person.id != record.user):
+            raise Refused(ErrorCode.BAD_MESSAGE, "The connection is gone, or another user's until its Detach")
         person = core.known_person(record.user)
         person.username = record.username
         if session is None:
             session = Session(record.conn, worker_of(record.conn), person, record.status)
             core.sessions[record.conn] = session
-        elif session.person is not person:
-            self._change_identity(session, person, out)
         self._set_mode(session, record.mode)
         session.status = record.status
         person.sessions[record.conn] = session
@@ -78,13 +76,6 @@ class People:
         else:
             self._refresh(person)
         self._deliver_waiting(session, out)
-
-    def _change_identity(self, session: Session, heir: Person, out: Out) -> None:
-        guest = session.person
-        del guest.sessions[session.conn]
-        heir.sessions[session.conn] = session
-        self._members.hand_over(session, heir, out)
-        self._after_lease_end(guest, [], out)
 
     def _set_mode(self, session: Session, mode: int) -> None:
         watchers, watched = self._core.watchers, session.mode == PresenceMode.ALL
@@ -199,6 +190,8 @@ class People:
                 core.counters["duplicates"] += 1
                 return answers.private_ack(first.offset, first.delivered, True)
         recipient = core.known_person(to)
+        if not recipient.sessions:
+            core.stay_offline(recipient)
         told = sender is None or record.rights & PRESENCE or sender.shares_room_with(recipient)
         offset, delivered = self._deliver(recipient, record.body, out)
         if not told:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tuskws_fast.broker import answers
 from tuskws_fast.broker.answers import Refused
-from tuskws_fast.broker.members import checked_room_name
+from tuskws_fast.broker.members import checked_room_name, checked_since
 from tuskws_fast.broker.moderation import Args, Caller, visible_room
 from tuskws_fast.broker.state import Core, Room
 from tuskws_fast.protocol import codec
@@ -35,7 +35,7 @@ class Queries:
         """
         room = visible_room(self._core, caller, args)
         self._check_reader(room, caller)
-        since, limit = _checked_since(args.get("since")), args.get("limit")
+        since, limit = checked_since(args.get("since")), args.get("limit")
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise Refused(ErrorCode.BAD_MESSAGE, "`limit` must be an integer, not below 0")
         newest = len(room.history) if limit is None else limit
@@ -128,13 +128,3 @@ class Queries:
         ):
             return answers.presence_entry(user, OFFLINE, None)
         return answers.presence_entry(user, person.view.status, person.view.seen_at(self._core.wall))
-
-
-def _checked_since(value: object) -> tuple[str, int] | None:
-    if value is None:
-        return None
-    if isinstance(value, list | tuple) and len(value) == 2:
-        epoch, offset = value
-        if isinstance(epoch, str) and isinstance(offset, int) and not isinstance(offset, bool):
-            return epoch, offset
-    raise Refused(ErrorCode.BAD_MESSAGE, "`since` must be a position")

@@ -35,8 +35,9 @@ Out = list[tuple[int, DownRecord]]
 # What everyone may do in a public room, and who is invited (or made it) in a private one.
 BASIC_RIGHTS = JOIN | PUBLISH | HISTORY | PRESENCE
 
-# A room is swept at most eight times within its history's age: memory is freed a little late, reads trim exactly.
+# A history is swept at most eight times within its age, and once a second: reads trim exactly, memory may wait.
 _SWEEPS_A_TTL = 8
+_SWEEP_MIN_S = 1.0
 
 
 class Room:
@@ -254,13 +255,11 @@ class Core:
         return self.shard_of(user).people.get(user)
 
     def known_person(self, user: str) -> Person:
-        """The user's record; a new one for a user never heard of, which counts as offline until a session comes."""
+        """The user's record. Who has no session (yet) has to be `stay_offline`, or nobody would ever forget them."""
         people = self.shard_of(user).people
         person = people.get(user)
         if person is None:
             person = people[user] = Person(user)
-        if not person.sessions:
-            self.stay_offline(person)
         return person
 
     def stay_offline(self, person: Person) -> None:
@@ -299,8 +298,9 @@ class Core:
         return person.inbox
 
     def session(self, conn: int) -> Session:
+        """The live session of a connection."""
         session = self.sessions.get(conn)
-        if session is None:
+        if session is None or session.lost:
             raise Refused(ErrorCode.NOT_AUTHENTICATED)
         return session
 
@@ -324,7 +324,7 @@ class Core:
     def _sweep_time(self, history: History) -> float:
         oldest_at = history.oldest_at
         assert oldest_at is not None, "only a history that holds something is swept"
-        return max(oldest_at + history.ttl_s, self.now + history.ttl_s / _SWEEPS_A_TTL)
+        return max(oldest_at + history.ttl_s, self.now + max(history.ttl_s / _SWEEPS_A_TTL, _SWEEP_MIN_S))
 
     def sweep_room(self, name: str, deadline: float) -> None:
         room = self.room(name)

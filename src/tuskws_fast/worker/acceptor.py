@@ -239,6 +239,18 @@ def _feed(protocol: Any, data: bytes) -> None:
 class Handshake(asyncio.BufferedProtocol):
     """One socket, from accept to a decision. Also the receiver of httptools' callbacks."""
 
+    __slots__ = (
+        "_acceptor",
+        "_behind",
+        "_complete",
+        "_headers",
+        "_parser",
+        "_received",
+        "_target",
+        "address",
+        "transport",
+    )
+
     def __init__(self, acceptor: Acceptor) -> None:
         self.transport: asyncio.Transport | None = None
         self.address = ""
@@ -248,6 +260,7 @@ class Handshake(asyncio.BufferedProtocol):
         self._headers: list[tuple[bytes, bytes]] = []
         self._received = 0
         self._complete = False
+        self._behind = b""
 
     # -- asyncio -------------------------------------------------------------------------------------------------
 
@@ -315,8 +328,6 @@ class Handshake(asyncio.BufferedProtocol):
 
     # -- the end of the handshake ----------------------------------------------------------------------------------
 
-    _behind: bytes = b""
-
     def _decide(self) -> None:
         parser = self._parser
         if len(self._headers) > HEADERS_MAX or self._received - len(self._behind) > HEAD_BYTES_MAX:
@@ -344,13 +355,17 @@ class Handshake(asyncio.BufferedProtocol):
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Give the transport away, with the bytes that came behind the request."""
         assert self.transport is not None, "only an open handshake can be upgraded"
-        transport = self.transport
+        transport, behind = self.transport, self._behind
+        self._behind = b""
         self._finished()
-        return transport, self._behind
+        return transport, behind
 
     def _finished(self) -> None:
+        # The acceptor's queue of deadlines holds this object for some seconds more: nothing big may stay with it.
         self.transport = None
         self._parser = None
+        self._headers = []
+        self._target = b""
         self._acceptor.half_open -= 1
 
 

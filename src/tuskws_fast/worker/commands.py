@@ -163,8 +163,7 @@ class Commands:
             session.user_admitted = True
         session.user = identity.user
         session.username = identity.username
-        session.roles = list(identity.roles)
-        session.from_json = codec.encode(identity.user)
+        session.roles = identity.roles
         session.grants = identity.grants
         session.expires_at = identity.expires_at
         session.rate_key = self.limits.key("rate", identity.user)
@@ -187,7 +186,7 @@ class Commands:
         """Tell the broker who is here (again): identity, presence mode and status of this connection."""
         assert session.user is not None, "only a session with an identity has a lease"
         self.outbox.send(
-            records.Attach(session.number, session.user, session.username, session.roles, session.mode, session.status)
+            records.Attach(session.number, session.user, session.username, list(session.roles), session.mode, session.status)
         )
 
     # -- the gate ----------------------------------------------------------------------------------------------------
@@ -399,7 +398,7 @@ class Commands:
         if not self._reachable(session, command_id):
             return None
         ref = b',"ref":%b' % codec.encode(command_id) if type(command_id) is str else b""
-        return b'%b,"message":%b,"from":%b%b' % (head, message, session.from_json, ref)
+        return b'%b,"message":%b,"from":%b%b' % (head, message, codec.encode(session.user), ref)
 
     def _join_room(self, session: Session, command: Command, command_id: CommandId) -> None:
         if not self._reachable(session, command_id):

@@ -73,7 +73,7 @@ class Client:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        return tuple(self._session.roles)
+        return self._session.roles
 
     @property
     def rooms(self) -> frozenset[str]:

@@ -50,7 +50,6 @@ class Session:
         "connection",
         "expires_at",
         "faults",
-        "from_json",
         "grants",
         "is_guest",
         "last_command",
@@ -84,8 +83,7 @@ class Session:
         # What a token in the upgrade request proved; used once, by `on_open`.
         self.token_identity: Identity | None = None
         self.username = ""
-        self.roles: list[str] = []
-        self.from_json = b""
+        self.roles: tuple[str, ...] = ()
         self.grants: Grants = NO_GRANTS
         self.expires_at: float | None = None
         self.status = "online"

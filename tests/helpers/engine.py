@@ -1,0 +1,329 @@
+"""A node without processes: an engine, a clock that only the test moves, and workers that do what real ones do.
+
+    node = Node()
+    alice, bob = node.connect("alice"), node.connect("bob", worker=1)
+    alice.join("chat")
+    bob.join("chat")
+    alice.say("chat", "hello")
+    assert bob.heard("chat") == ["hello"]
+
+Every record the engine returns goes through `pack_record` and `unpack_record`, then to the worker it is for. A worker
+holds the members of its rooms as the real hub does, so what a client here receives is what a socket would get; and it
+checks what no engine may ever break: per room and worker, offsets follow one another without hole and repetition.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuskws_fast.broker.engine import Engine
+from tuskws_fast.broker.limits import EngineLimits
+from tuskws_fast.ipc import records
+from tuskws_fast.ipc.records import DownRecord, UpRecord
+from tuskws_fast.protocol import codec
+
+Object = dict[str, Any]
+WALL_OFFSET = 1_700_000_000.0
+
+
+class Client:
+    """One connection. `pushes` is what it was sent and has not `take`n yet, decoded, in order."""
+
+    def __init__(self, node: Node, conn: int, worker: int, user: str, rights: int) -> None:
+        self.node = node
+        self.conn = conn
+        self.worker = worker
+        self.user = user
+        self.rights = rights
+        self.mode = int(records.PresenceMode.ROOMS)
+        self.status = "online"
+        self.pushes: list[Object] = []
+
+    # -- commands: each returns its reply, decoded; a long one as the list of its pages ------------------------------
+
+    def join(
+        self,
+        room: str,
+        password: str | None = None,
+        since: tuple[str, int] | None = None,
+        history: int | None = None,
+    ) -> Object:
+        return self.ask(lambda tag: records.Join(self.conn, tag, self.rights, room, password, since, history))[0]
+
+    def join_paged(self, room: str, since: tuple[str, int]) -> list[Object]:
+        return self.ask(lambda tag: records.Join(self.conn, tag, self.rights, room, None, since, None))
+
+    def leave(self, room: str) -> Object:
+        return self.ask(lambda tag: records.Leave(self.conn, tag, room))[0]
+
+    def say(self, room: str, message: object, key: str = "", echo: bool = True, level: int = 0) -> Object:
+        prefix = codec.encode({"type": "room_message", "room": room, "message": message, "from": self.user})[:-1]
+        return self.ask(
+            lambda tag: records.Publish(self.conn, tag, self.rights, level, echo, False, room, key, prefix)
+        )[0]
+
+    def tell(self, to: str, message: object, key: str = "", level: int = 0) -> Object:
+        prefix = codec.encode({"type": "private_message", "message": message, "from": self.user})[:-1]
+        return self.ask(lambda tag: records.Private(self.conn, tag, self.rights, level, False, to, key, prefix))[0]
+
+    def call(self, op: str, **args: Any) -> Object:
+        return self.call_paged(op, **args)[0]
+
+    def call_paged(self, op: str, **args: Any) -> list[Object]:
+        return self.ask(lambda tag: records.Call(self.conn, tag, self.rights, op, args))
+
+    def ask(self, record_of: Any) -> list[Object]:
+        """Send the record made for a fresh tag; returns the decoded answers under that tag."""
+        tag = self.node.fresh_tag()
+        self.node.send(self.worker, record_of(tag))
+        return self.node.answers.pop(tag)
+
+    # -- the connection ----------------------------------------------------------------------------------------------
+
+    def attach(self, user: str | None = None, mode: int | None = None, status: str | None = None) -> None:
+        self.user = self.user if user is None else user
+        self.mode = self.mode if mode is None else mode
+        self.status = self.status if status is None else status
+        self.node.send(self.worker, records.Attach(self.conn, self.user, self.user.title(), [], self.mode, self.status))
+
+    def close(self) -> None:
+        """A clean end: close 1000."""
+        self._end(True)
+
+    def drop(self) -> None:
+        """The network lost the connection."""
+        self._end(False)
+
+    def _end(self, clean: bool) -> None:
+        worker = self.node.workers[self.worker]
+        worker.forget(self)
+        self.node.send(self.worker, records.Detach(self.conn, clean))
+
+    # -- what it was sent --------------------------------------------------------------------------------------------
+
+    def take(self, kind: str | None = None) -> list[Object]:
+        """All pushes since the last `take`, or those of one type (the others stay)."""
+        taken = [push for push in self.pushes if kind in (None, push["type"])]
+        self.pushes = [push for push in self.pushes if kind not in (None, push["type"])]
+        return taken
+
+    def heard(self, room: str) -> list[Any]:
+        """The messages of `room` since the last time, in order."""
+        return [push["message"] for push in self.take("room_message") if push["room"] == room]
+
+
+class LocalRoom:
+    def __init__(self, epoch: str, offset: int) -> None:
+        self.epoch = epoch
+        self.offset = offset
+        self.members: dict[int, Client] = {}
+
+
+class Worker:
+    """What a worker does with the records of its down ring."""
+
+    def __init__(self, slot: int, generation: int) -> None:
+        self.slot = slot
+        self.generation = generation
+        self.clients: dict[int, Client] = {}
+        self.rooms: dict[str, LocalRoom] = {}
+        self.kept: dict[str, tuple[int, Any]] = {}
+
+    def forget(self, client: Client) -> None:
+        del self.clients[client.conn]
+        for name in [name for name, room in self.rooms.items() if client.conn in room.members]:
+            self._remove(name, client.conn)
+
+    def _remove(self, name: str, conn: int) -> None:
+        room = self.rooms[name]
+        room.members.pop(conn, None)
+        if not room.members:
+            del self.rooms[name]
+
+    def apply(self, node: Node, record: DownRecord) -> None:
+        getattr(self, f"_on_{type(record).__name__.lower()}")(node, record)
+
+    def _on_reply(self, node: Node, record: records.Reply) -> None:
+        node.answer(record.tag, record.body)
+
+    def _on_joined(self, node: Node, record: records.Joined) -> None:
+        client = self.clients.get(record.conn)
+        for body in (record.body, *record.pages):
+            if record.tag:
+                node.answer(record.tag, body)
+            elif client is not None:
+                client.pushes.append(codec.decode(body))
+        if client is None:
+            return
+        room = self.rooms.get(record.room)
+        if room is None:
+            room = self.rooms[record.room] = LocalRoom(record.epoch, record.offset)
+        assert (room.epoch, room.offset) == (record.epoch, record.offset), "a join is a step in the room's order"
+        room.members[record.conn] = client
+
+    def _on_left(self, node: Node, record: records.Left) -> None:
+        if record.tag:
+            node.answer(record.tag, record.body)
+        elif record.conn in self.clients:
+            self.clients[record.conn].pushes.append(codec.decode(record.body))
+        if record.room in self.rooms:
+            self._remove(record.room, record.conn)
+
+    def _on_publication(self, node: Node, record: records.Publication) -> None:
+        room = self.rooms.get(record.room)
+        assert room is not None, f"worker {self.slot} has nobody in {record.room}: it should not be told"
+        assert record.offset == room.offset + 1, f"offset {record.offset} follows {room.offset} in {record.room}"
+        room.offset = record.offset
+        push = codec.decode(record.body)
+        assert (push["offset"], push["epoch"]) == (record.offset, room.epoch)
+        for conn, client in room.members.items():
+            if conn != record.exclude:
+                client.pushes.append(push)
+
+    def _on_push(self, node: Node, record: records.Push) -> None:
+        room = self.rooms.get(record.room)
+        if room is not None:
+            for conn, client in room.members.items():
+                if conn != record.exclude:
+                    client.pushes.append(codec.decode(record.body))
+
+    def _on_presence(self, node: Node, record: records.Presence) -> None:
+        for client in self.clients.values():
+            shares = any(client.conn in self.rooms[name].members for name in record.rooms if name in self.rooms)
+            wants_all = client.mode == records.PresenceMode.ALL
+            if client.user != record.user and (wants_all or (shares and client.mode == records.PresenceMode.ROOMS)):
+                client.pushes.append(codec.decode(record.body))
+
+    def _on_deliver(self, node: Node, record: records.Deliver) -> None:
+        for conn in record.conns:
+            if conn in self.clients:
+                self.clients[conn].pushes.append(codec.decode(record.body))
+
+    def _on_evict(self, node: Node, record: records.Evict) -> None:
+        for conn in record.conns:
+            if conn in self.clients:
+                self.clients[conn].pushes.append(codec.decode(record.body))
+                if record.room in self.rooms:
+                    self._remove(record.room, conn)
+
+    def _on_gone(self, node: Node, record: records.Gone) -> None:
+        room = self.rooms.pop(record.room, None)
+        if room is not None:
+            for client in room.members.values():
+                client.pushes.append(codec.decode(record.body))
+
+    def _on_gap(self, node: Node, record: records.Gap) -> None:
+        room = self.rooms[record.room]
+        room.epoch, room.offset = record.epoch, record.last
+        body = {"type": "gap", "room": record.room, "epoch": record.epoch, "from": record.first, "to": record.last}
+        for client in room.members.values():
+            client.pushes.append(body)
+
+    def _on_recovered(self, node: Node, record: records.Recovered) -> None:
+        node.recovered.append(record)
+
+    def _on_keep(self, node: Node, record: records.Keep) -> None:
+        if record.value is None:
+            self.kept.pop(record.key, None)
+        else:
+            self.kept[record.key] = (record.version, record.value)
+
+    def _on_allpush(self, node: Node, record: records.AllPush) -> None:
+        for conn, client in self.clients.items():
+            if conn != record.exclude:
+                client.pushes.append(codec.decode(record.body))
+
+
+class Node:
+    """`workers` slots, all up. `server` asks as the application does, through worker 0."""
+
+    def __init__(self, workers: int = 2, **limits: Any) -> None:
+        self.now = 1_000.0
+        self.limits = EngineLimits(**limits)
+        self._epochs = 0
+        self._tag = 0
+        self.answers: dict[int, list[Object]] = {}
+        self.recovered: list[records.Recovered] = []
+        self.engine = Engine(self.limits, self.now, self._next_epoch)
+        self.workers: dict[int, Worker] = {}
+        self._numbers: dict[int, int] = {}
+        for slot in range(workers):
+            self.start_worker(slot)
+        self.server = Client(self, records.CONN_SERVER, 0, "", 0)
+
+    def _next_epoch(self) -> str:
+        self._epochs += 1
+        return f"e{self._epochs}"
+
+    @property
+    def wall(self) -> float:
+        return self.now + WALL_OFFSET
+
+    def fresh_tag(self) -> int:
+        self._tag += 1
+        return self._tag
+
+    def answer(self, tag: int, body: bytes) -> None:
+        self.answers.setdefault(tag, []).append(codec.decode(body))
+
+    # -- time and records --------------------------------------------------------------------------------------------
+
+    def send(self, worker: int, record: UpRecord) -> None:
+        """What `worker` sends, handled at once; what the engine answers reaches the workers at once."""
+        sent = records.unpack_record(records.type_of(record), records.pack_record(record))
+        self.deliver(self.engine.handle(worker, sent, self.now, self.wall))  # type: ignore[arg-type]
+
+    def deliver(self, out: list[tuple[int, DownRecord]]) -> None:
+        for slot, record in out:
+            received = records.unpack_record(records.type_of(record), records.pack_record(record))
+            if slot in self.workers:
+                self.workers[slot].apply(self, received)  # type: ignore[arg-type]
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass; the engine is called at each of its deadlines, and at no other time."""
+        until = self.now + seconds
+        while (deadline := self.engine.next_deadline()) is not None and deadline <= until:
+            self.now = max(self.now, deadline)
+            self.deliver(self.engine.tick(self.now, self.wall))
+        self.now = until
+
+    # -- people and processes ----------------------------------------------------------------------------------------
+
+    def connect(self, user: str, worker: int = 0, rights: int = 0, **attach: Any) -> Client:
+        slot = self.workers[worker]
+        self._numbers[worker] = self._numbers.get(worker, 0) + 1
+        conn = records.first_conn(worker, slot.generation) + self._numbers[worker]
+        client = slot.clients[conn] = Client(self, conn, worker, user, rights)
+        client.attach(**attach)
+        return client
+
+    def start_worker(self, slot: int, generation: int = 1) -> None:
+        self.workers[slot] = Worker(slot, generation)
+        self.deliver(self.engine.worker_up(slot, generation))
+
+    def kill_worker(self, slot: int) -> None:
+        del self.workers[slot]
+        self.deliver(self.engine.worker_lost(slot, self.now))
+
+    def kill_broker(self) -> None:
+        """The broker dies and another one starts; the workers are connected but have told it nothing yet."""
+        self.engine = Engine(self.limits, self.now, self._next_epoch, workers=max(self.workers, default=-1) + 1)
+        for slot, worker in self.workers.items():
+            self.deliver(self.engine.worker_up(slot, worker.generation))
+
+    def announce(self, slot: int) -> None:
+        """A worker tells the new broker what it knows."""
+        worker = self.workers[slot]
+        for key, (version, value) in worker.kept.items():
+            self.send(slot, records.Kept(key, version, value))
+        for client in worker.clients.values():
+            client.attach()
+            for name, room in list(worker.rooms.items()):
+                if client.conn in room.members:
+                    self.send(slot, records.Restore(client.conn, name, room.epoch, room.offset))
+        self.send(slot, records.Announced(slot))
+
+    def restart_broker(self) -> None:
+        self.kill_broker()
+        for slot in self.workers:
+            self.announce(slot)

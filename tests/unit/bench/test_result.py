@@ -1,0 +1,105 @@
+"""What a run's reports add up to, and when it counts as gone wrong."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from tuskws_bench.loadclient import Histogram
+from tuskws_bench.loadproc import Finished, Opened, Stopped
+from tuskws_bench.plan import Scenario
+from tuskws_bench.result import Interval, Run, compose
+
+
+def counted(**figures: int) -> dict[str, int]:
+    """As the client's counters: what is not named is 0."""
+    return Counter(figures)
+
+
+def histogram(*values: int) -> bytes:
+    made = Histogram()
+    for value in values:
+        made.add(value)
+    return made.to_bytes()
+
+
+def a_run(**finished: int) -> Run:
+    opened = counted(ready=5, opened_ns=1_000_000_000, last_ready_ns=1_500_000_000)
+    stopped = Stopped(
+        {"r": 100},
+        counted(deliveries=1000, published=10, delivery_bytes=150_000, reads=10),
+        counted(deliveries=3000, published=30, delivery_bytes=450_000, reads=110),
+        0.5,
+    )
+    done = Finished({"r": 100}, 1500, counted(**finished), {}, "", histogram(10, 20), histogram())
+    return Run(
+        opened=[Opened(opened, {}, ""), Opened(opened, {}, "")],
+        opening_cpu_s=0.001,
+        interval=Interval(2.0, 0.4, {"worker-0 7": 0.3, "broker-0 8": 0.1}, [0.5, 1.9], 3.5, 0.1),
+        pss=(1_000_000, 1_050_000),
+        stopped=[stopped, stopped],
+        finished=[done, replace(done, latency=histogram(1000, 2000))],
+        lost=0,
+    )
+
+
+def test_rates_are_those_of_the_interval_and_of_all_processes():
+    result = compose(Scenario("fanout"), a_run())
+    assert result.valid
+    assert result.deliveries == 4000
+    assert result.deliveries_per_s == 2000
+    assert result.messages_per_s == 20
+    assert result.server_cpu_us_per_delivery == pytest.approx(100)
+    assert result.server_cores == pytest.approx(0.2)
+    assert result.wire_bytes_per_delivery == 150
+    assert result.deliveries_per_read == 20
+    assert result.handshakes_per_s == 20
+    assert result.server_cpu_us_per_handshake == pytest.approx(100)
+    assert result.pss_bytes_per_connection == 5000
+
+
+def test_latencies_of_all_processes_are_merged():
+    latency = compose(Scenario("fanout"), a_run()).latency_us
+    assert latency["count"] == 4
+    assert latency["max"] == 2000
+    assert latency["p50"] == 20
+
+
+def test_a_load_process_over_ninety_percent_is_named_the_bottleneck():
+    run = a_run()
+    assert compose(Scenario("fanout"), run).load_client_was_the_bottleneck
+    idle = replace(run, interval=replace(run.interval, harness_cpu_s=[0.5, 1.7]))
+    assert not compose(Scenario("fanout"), idle).load_client_was_the_bottleneck
+
+
+def test_cores_used_by_others_are_what_is_left_of_the_machine():
+    assert compose(Scenario("fanout"), a_run()).foreign_cores == pytest.approx((3.5 - 0.4 - 2.4 - 0.1) / 2)
+
+
+def test_without_a_server_on_this_machine_its_figures_are_unknown_not_zero():
+    run = a_run()
+    result = compose(Scenario("fanout"), replace(run, interval=replace(run.interval, server_by_process={})))
+    assert result.server_cpu_us_per_delivery is None
+    assert result.pss_bytes_per_connection is None
+    assert result.server_cpu_us_per_handshake is None
+
+
+@pytest.mark.parametrize("name", ["duplicates", "out_of_order", "gaps", "foreign", "closed_early", "refused"])
+def test_whatever_goes_wrong_makes_the_run_invalid(name):
+    result = compose(Scenario("fanout"), a_run(**{name: 3}))
+    assert not result.valid
+    assert "6 " in result.problems[0]
+
+
+def test_loss_makes_the_run_invalid():
+    assert compose(Scenario("fanout"), replace(a_run(), lost=2)).problems == ["2 deliveries lost"]
+
+
+def test_a_rate_limit_is_named_with_the_flag_that_lifts_it():
+    run = a_run(refused=4)
+    run = replace(run, finished=[replace(each, error_codes={"rate_limited": 4}) for each in run.finished])
+    assert "--disable-rate-limiting" in compose(Scenario("fanout"), run).problems[0]
+
+
+def test_a_token_is_not_written_to_the_report():
+    assert "secret-token" not in str(compose(Scenario("fanout", token="secret-token"), a_run()).as_json())
