@@ -28,13 +28,20 @@ def counters_bytes(uint64_t rows, uint64_t columns) -> int:
 
 
 def rates_bytes(uint64_t users) -> int:
-    """For so many users that are active at once (those idle for their whole burst need no place), half full."""
-    return TABLE_HEADER + (users * 2 // RATE_WAYS + 1) * RATE_WAYS * 8
+    """For so many users that are active at once; who was idle for as long as the burst takes needs no place.
+
+    A quarter full, so that a bucket overflows for 1 user in 6,800 (half full, for 1 in 120).
+    """
+    return TABLE_HEADER + (users * 4 // RATE_WAYS + 1) * RATE_WAYS * 8
 
 
 def admission_bytes(uint64_t keys, uint32_t workers) -> int:
-    """For so many keys with something admitted at once, half full."""
-    return TABLE_HEADER + (keys * 2 + 1) * admission_stride(workers)
+    """For so many keys with something admitted at once.
+
+    A quarter full, so that among a million keys none needs more than the 32 slots it may look at (half full, one in
+    20,000 was refused).
+    """
+    return TABLE_HEADER + (keys * 4 + 1) * admission_stride(workers)
 
 
 cdef class _Table:

@@ -62,7 +62,7 @@ class Processes:
         10.0, Kind.DURATION, "How long clients are drained after SIGTERM before the processes are killed.", least=0
     )
     hang_timeout: float = option(
-        5.0, Kind.DURATION, "A process whose event loop stands still for that long is killed and replaced.", least=0.1
+        5.0, Kind.DURATION, "A process whose event loop stands still for that long is killed and replaced.", least=2
     )
     boot_timeout: float = option(30.0, Kind.DURATION, "How long a process may take to start.", least=0.1)
     control_socket: str = option(

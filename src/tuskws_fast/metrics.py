@@ -132,7 +132,7 @@ def column_names() -> list[str]:
 
 
 # A process that has not beaten for this long is not well, whatever the supervisor has decided about it yet.
-BEAT_STALE_MS = 5_000
+BEAT_STALE_MS = 3_000
 
 
 def health_of(rows: Sequence[Sequence[int]], now_ms: int) -> str:

@@ -54,7 +54,7 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     from tuskws_fast.worker import process as worker
 
     set_name("tuskws-fast: supervisor", "tuskws-fast")
-    _raise_file_limit()
+    _set_resource_limits()
     server, processes, performance = config.server, config.processes, config.performance
     listeners = open_listeners(server.host, server.port, processes.workers, server.backlog)
     memory = NodeMemory(
@@ -133,7 +133,8 @@ def _reload(reread: Callable[[], Config] | None) -> Mapping[str, Any]:
     return {"log_level": config.logging.log_level}
 
 
-def _raise_file_limit() -> None:
-    """Every client is an open file: take what the system allows."""
+def _set_resource_limits() -> None:
+    """Every client is an open file: take what the system allows. No core file: secrets are in memory."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -215,6 +215,16 @@ def test_a_listener_is_lent_to_a_neighbour_while_its_worker_stays_away() -> None
         ask_worker(started["port"], "who", 1)
 
 
+def test_a_lent_listener_goes_to_the_next_neighbour_when_the_first_one_dies_too() -> None:
+    with tiny_node(workers=3, backoff_s=5.0, adopt_after_s=0.1) as node:
+        pids = node.start()["pids"]
+        os.kill(pids["worker 1"], signal.SIGKILL)
+        node.expect("adopt", "worker 2", fields={"slot": 1})
+        os.kill(pids["worker 2"], signal.SIGKILL)
+        node.expect("adopt", "worker 0", fields={"slot": 1})
+        node.expect("adopt", "worker 0", fields={"slot": 2})
+
+
 def test_connections_made_while_a_worker_is_down_are_served_by_its_successor() -> None:
     with tiny_node(workers=1) as node:
         started = node.start()
@@ -231,6 +241,14 @@ def test_a_worker_that_accuses_the_broker_of_a_poisoned_ring_has_it_replaced() -
         node.expect("born", "broker 0", generation=2)
         node.signal(signal.SIGTERM)
         assert "poisoned a ring" in node.finish()[1]
+
+
+def test_a_child_that_sends_nonsense_is_replaced_and_the_node_lives() -> None:
+    with tiny_node(workers=1) as node:
+        started = node.start()
+        ask(started["port"], "babble")
+        node.expect("born", "worker 0", generation=2)
+        assert ask(started["port"], "who")[0] == "worker"
 
 
 def test_a_child_holds_no_listener_but_its_own_and_no_line_of_another() -> None:

@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from helpers.server import RunningServer
 from helpers.sockets import Browser, Closed, OpenSocket, Socket, sockets
 
+from tuskws_fast.ipc.records import worker_of
+
 TIMEOUT_S = 10.0
+TEST_TIMEOUT_S = 60.0
 
 Message = dict[str, Any]
 
@@ -30,6 +34,7 @@ class SpeakingClient:
         self.socket = socket
         self.name = name
         self.user: Message = {}
+        self.worker = -1
         self.seen: list[Message] = []
         self._waiting: list[Message] = []
         self._numbers = itertools.count(1)
@@ -89,10 +94,14 @@ class SpeakingClient:
                 return closed.code
 
     async def nothing_of(self, kind: str, **fields: Any) -> None:
-        """None has come, and none is before the reply to a ping: what was on its way when we asked is here by then."""
-        await self.request("ping")
+        """None has come, and none is on its way: what was decided before is here before the broker's next answer."""
+        await self.barrier()
         unwanted = [message for message in self._waiting if _fits(message, kind, fields)]
         assert not unwanted, f"{self.name} got {unwanted}"
+
+    async def barrier(self) -> None:
+        """Everything the broker decided before this is here after it (it answers in order, through the same ring)."""
+        await self.request("room_info", room="no-room-of-any-test")
 
     async def close(self, code: int = 1000) -> None:
         await self.socket.close(code)
@@ -118,16 +127,31 @@ class People:
         self.server = server
         self.kind = kind
         self._open = opener
+        self.clients: list[SpeakingClient] = []
 
     async def connect(self, user: str | None = None, **claims: Any) -> SpeakingClient:
         client = SpeakingClient(await self._open(self.server.url), f"{user or 'a stranger'} ({self.kind})")
+        self.clients.append(client)
         welcome = await client.expect("welcome")
+        client.worker = worker_of(int(welcome["connection_id"], 16))
         client.user = welcome.get("user") or {}
         if user is not None:
             reply = await client.request("auth", token=self.server.token(user, **claims))
             assert reply["type"] == "auth_success", reply
             client.user = reply["user"]
         return client
+
+    async def connect_on_workers(self, user: str, workers: int, **claims: Any) -> list[SpeakingClient]:
+        """Connections of one user on that many different workers: the kernel deals them out, so until it has."""
+        found: dict[int, SpeakingClient] = {}
+        for _ in range(50 * workers):
+            client = await self.connect(user, **claims)
+            if client.worker in found:
+                await client.close()
+            found.setdefault(client.worker, client)
+            if len(found) == workers:
+                return list(found.values())
+        raise AssertionError(f"only workers {sorted(found)} ever got a connection")
 
 
 @contextlib.asynccontextmanager
@@ -136,3 +160,17 @@ async def people(
 ) -> AsyncIterator[People]:
     async with sockets(kind, server, browser) as opener:
         yield People(server, opener, kind)
+
+
+def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run an async test on a loop of its own, with an end."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        async def limited() -> None:
+            async with asyncio.timeout(TEST_TIMEOUT_S):
+                await test(*args, **kwargs)
+
+        asyncio.run(limited())
+
+    return run

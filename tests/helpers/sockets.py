@@ -296,6 +296,7 @@ class Page:
         target = (await self.call("Target.createTarget", url="about:blank"))["targetId"]
         self.session = (await self.call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
         await self.call("Page.enable")
+        await self.call("Runtime.enable")  # without it no `bindingCalled` comes
         await self.call("Runtime.addBinding", name="tell")
         await self.call("Page.navigate", url=url)
         await self._loaded.wait()

@@ -3,7 +3,7 @@
 `python -m helpers.tiny_node '{"workers": 2, …}'` runs the node; each process prints what happens to it as a JSON line
 on standard output, which `TinyNode` reads. The worker child serves a line protocol on its listener: `who` answers
 `worker <slot> <pid> <admitted> <gauge> <counter>`, `hold` takes an admission and counts a connection, `hang` stands
-still, `poison` accuses the broker, `crash` ends with exit code 9.
+still, `babble` sends nonsense, `poison` accuses the broker, `crash` ends with exit code 9.
 """
 
 from __future__ import annotations
@@ -195,6 +195,8 @@ class _Child:
             signal.pause()
         elif line == b"crash":
             os._exit(9)
+        elif line == b"babble":
+            self.context.send("sing", song="la")
         elif line == b"poison":
             self.context.send("poisoned", worker=self.context.slot, reason="bad length")
         elif line == b"hold":

@@ -6,6 +6,7 @@ The commit point between ordering and fan-out is here: a drained batch is ordere
 
 from __future__ import annotations
 
+import logging
 from typing import cast
 
 from tuskws_fast.broker.engine import Engine
@@ -16,9 +17,12 @@ from tuskws_fast.ipc.records import DownRecord, Recover, UpRecord
 # Records taken of one ring before the next has its turn.
 DRAIN_MAX = 256
 
+log = logging.getLogger(__name__)
+
 
 class Inbox:
     def __init__(self, engine: Engine, outbox: Outbox) -> None:
+        self.failed = 0
         self._engine = engine
         self._outbox = outbox
 
@@ -31,7 +35,12 @@ class Inbox:
         for record in batch:
             if isinstance(record, Recover):
                 self._outbox.asked(worker, record.room)
-            decided += handle(worker, record, now, wall)
+            try:
+                decided += handle(worker, record, now, wall)
+            except Exception:
+                # A defect of ours must not take every room with it: this record costs what it asked for.
+                self.failed += 1
+                log.exception("a record cannot be handled", extra={"record": type(record).__name__})
         self._outbox.send(decided)
         return len(batch) >= DRAIN_MAX
 

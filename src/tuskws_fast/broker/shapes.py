@@ -1,4 +1,4 @@
-"""Is a record from a ring what its class says? Its number of fields was checked by `unpack_record`, their types were not.
+"""Is a record from a ring what its class says? `unpack_record` counted its fields, but did not look at their types.
 
 Workers are ours and send what they should. But a broker that could be ended by one malformed record would take the
 whole node with it, so the types are looked at once (0.6 us), here, and not in every place that relies on them.

@@ -14,6 +14,7 @@ The receiver owns the descriptors of a message and closes them.
 
 from __future__ import annotations
 
+import array
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +24,7 @@ from tuskws_fast.protocol import codec
 
 PACKET_BYTES_MAX = 64 * 1024
 FDS_MAX = 8
+FD_BYTES = array.array("i").itemsize
 
 
 class Message(NamedTuple):
@@ -51,7 +53,13 @@ def send_message(sock: socket.socket, op: str, fields: Mapping[str, Any], fds: S
 
 def receive_message(sock: socket.socket) -> Message | None:
     """The next message; None when the peer has closed its end. Raises `BlockingIOError` when none waits."""
-    packet, fds, flags, _ = socket.recv_fds(sock, PACKET_BYTES_MAX, FDS_MAX, socket.MSG_CMSG_CLOEXEC)
+    # Not `socket.recv_fds`: it forgets the flags that it is given, and the descriptors would outlive an exec.
+    room = socket.CMSG_SPACE(FDS_MAX * FD_BYTES)
+    packet, ancillary, flags, _ = sock.recvmsg(PACKET_BYTES_MAX, room, socket.MSG_CMSG_CLOEXEC)
+    fds = array.array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) // FD_BYTES * FD_BYTES])
     if not packet:
         return None
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):

@@ -56,8 +56,12 @@ def spawn(
     `abandon` runs in the child and closes what only the supervisor may hold. Raises `OSError` (no more processes,
     memory or descriptors).
     """
-    ours, theirs = socket_pair()
     bell = Bell.create()
+    try:
+        ours, theirs = socket_pair()
+    except OSError:
+        bell.close()
+        raise
     # Made before the fork: what fails here fails in the parent.
     context = make_context(theirs, bell.fd)
     parent = os.getpid()

@@ -49,6 +49,7 @@ class StatsSocket:
             _own_directory(path.parent)
             _remove_if_dead(path)
             self._listener.bind(str(path))
+            path.chmod(0o600)
             self._listener.listen(16)
         except OSError as error:
             self._listener.close()

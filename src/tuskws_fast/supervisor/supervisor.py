@@ -28,12 +28,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tuskws_fast.errors import BootError, ControlError, ExitCode
+from tuskws_fast.errors import ControlError, ExitCode
 from tuskws_fast.metrics import ROW_BROKER, ROW_SUPERVISOR, Metric, State, worker_row
 from tuskws_fast.supervisor.backoff import Backoff, BackoffRule
 from tuskws_fast.supervisor.child import ChildContext, ChildMain
-from tuskws_fast.supervisor.control import Message, receive_message, send_message
+from tuskws_fast.supervisor.control import Message, receive_message
 from tuskws_fast.supervisor.memory import NodeMemory
+from tuskws_fast.supervisor.peers import Peers
 from tuskws_fast.supervisor.signals import SignalInbox
 from tuskws_fast.supervisor.slots import Slot, describe_end
 from tuskws_fast.supervisor.spawn import spawn
@@ -82,6 +83,7 @@ class Supervisor:
         self._broker = self._slot("broker", 0, ROW_BROKER, broker)
         self._workers = [self._slot("worker", n, worker_row(n), worker) for n in range(len(listeners))]
         self._slots = [self._broker, *self._workers]
+        self._peers = Peers(self._broker, self._workers, self._listeners, memory)
         self._was_ready = False
         self._ending = False
         self._deadline = 0.0
@@ -97,7 +99,7 @@ class Supervisor:
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def run(self) -> ExitCode:
-        """Serve until told to end; the exit code says how it ended. Raises `BootError` if no process can be forked."""
+        """Serve until told to end; the exit code says how it ended."""
         now = time.monotonic()
         self._last_tick = now
         self._facts.set(Metric.PID, os.getpid())
@@ -133,7 +135,7 @@ class Supervisor:
             self._go_on_ending(now)
         else:
             self._bear(now)
-            self._lend_listeners(now)
+            self._peers.lend_listeners(now, self._timing.adopt_after_s)
         self._check_beats(now)
 
     def _next_due(self) -> float:
@@ -152,13 +154,27 @@ class Supervisor:
 
     def _bear(self, now: float) -> None:
         for slot in self._slots:
-            if slot.birth_due is not None and slot.birth_due <= now:
-                slot.generation += 1
+            if slot.birth_due is None or slot.birth_due > now:
+                continue
+            try:
                 self._fork(slot, now)
-                for worker in self._workers if slot is self._broker else [slot]:
-                    self._link(worker)
+            except OSError as error:
+                # No more processes, memory or descriptors: the machine may recover, as it may from a death.
+                self._on_birth_failed(slot, f"cannot fork: {os.strerror(error.errno or 0)}", now)
+                return
+            self._peers.link(slot)
+
+    def _on_birth_failed(self, slot: Slot, reason: str, now: float) -> None:
+        delay_s = slot.backoff.died(lived_s=0.0, was_ready=False)
+        if slot.backoff.hopeless or not self._was_ready:
+            self._give_up(slot, reason)
+        else:
+            log.error(reason, extra={"child": slot.name, "again_in_s": delay_s})
+            slot.birth_due = now + delay_s
 
     def _fork(self, slot: Slot, now: float) -> None:
+        slot.generation += 1
+
         def make_context(control: socket.socket, bell: int) -> ChildContext:
             listener = self._listeners[slot.number] if slot.role == "worker" else None
             return ChildContext(
@@ -173,10 +189,7 @@ class Supervisor:
                 listener=listener,
             )
 
-        try:
-            process = spawn(make_context, slot.main, lambda: self._abandon(slot))
-        except OSError as error:
-            raise BootError(f"cannot fork {slot.name}: {os.strerror(error.errno or 0)}") from error
+        process = spawn(make_context, slot.main, lambda: self._abandon(slot))
         slot.born(process, now)
         self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._on_end(slot))
         self._selector.register(process.control, selectors.EVENT_READ, lambda: self._on_control(slot))
@@ -197,34 +210,7 @@ class Supervisor:
             if own.role != "worker" or number != own.number:
                 listener.close()
 
-    def _link(self, worker: Slot) -> None:
-        """New memory for a worker and the broker, if both live; whoever comes second brings it about."""
-        broker = self._broker
-        if worker.process is None or broker.process is None:
-            return
-        worker.link_generation += 1
-        if worker.link:
-            worker.link.close()
-        worker.link = self._memory.new_link(worker.link_generation)
-        fields = {"worker": worker.number, "generation": worker.link_generation}
-        memory, worker_bell, broker_bell = worker.link.fd, worker.process.bell.fd, broker.process.bell.fd
-        self._tell(broker, "link", fields, (memory, broker_bell, worker_bell))
-        self._tell(worker, "link", fields, (memory, worker_bell, broker_bell))
-
     # -- what children say ---------------------------------------------------------------------------------------
-
-    def _tell(self, slot: Slot, op: str, fields: Mapping[str, Any], fds: Sequence[int] = ()) -> None:
-        if slot.process is None:
-            return
-        try:
-            send_message(slot.process.control, op, fields, fds)
-        except BlockingIOError:
-            # Hundreds of unread messages: its loop has stood still for long.
-            log.error("kill: does not read its control messages", extra={"child": slot.name})
-            slot.process.kill()
-        except OSError as error:
-            # It has just ended; its pidfd says so.
-            log.debug("cannot tell", extra={"child": slot.name, "op": op, "reason": os.strerror(error.errno or 0)})
 
     def _on_control(self, slot: Slot) -> None:
         process = slot.process
@@ -233,41 +219,39 @@ class Supervisor:
         while True:
             try:
                 message = receive_message(process.control)
+                if message is not None:
+                    self._on_message(slot, message)
+                    continue
             except BlockingIOError:
                 return
-            except ConnectionResetError:
-                message = None
             except ControlError as error:
                 log.error("kill: speaks nonsense", extra={"child": slot.name, "reason": str(error)})
                 process.kill()
-                message = None
-            if message is None:
-                # It is ending: the pidfd follows.
-                if process.control in self._selector.get_map():
-                    self._selector.unregister(process.control)
-                return
-            self._on_message(slot, message)
+            except ConnectionResetError:
+                log.debug("reset its control socket", extra={"child": slot.name})
+            # It is ending, now or soon: the pidfd follows.
+            if process.control in self._selector.get_map():
+                self._selector.unregister(process.control)
+            return
 
     def _on_message(self, slot: Slot, message: Message) -> None:
         if message.op == "ready":
             self._on_child_ready(slot)
         elif message.op == "boot_failed":
-            slot.boot_reason = str(message.fields["reason"])
+            slot.boot_reason = str(message.fields.get("reason", "no reason given"))
         elif message.op == "poisoned":
             self._on_poisoned(slot, message.fields)
         elif message.op == "drained":
             log.debug("drained", extra={"child": slot.name})
         else:
-            log.error("unknown control message", extra={"child": slot.name, "op": message.op})
+            raise ControlError(f"no such message: {message.op}")
 
     def _on_child_ready(self, slot: Slot) -> None:
         if slot.state is not State.STARTING:
             return
         slot.enter(State.READY)
         slot.down_since = None
-        if slot.adopted_by:
-            self._tell(slot.adopted_by, "release", {"slot": slot.number})
-            slot.adopted_by = None
+        self._peers.give_back_listener(slot)
         if self._was_ready:
             log.info("is back", extra={"child": slot.name, "generation": slot.generation})
         elif all(other.state is State.READY for other in self._slots):
@@ -278,7 +262,10 @@ class Supervisor:
 
     def _on_poisoned(self, accuser: Slot, fields: Mapping[str, Any]) -> None:
         """A ring holds what no producer of ours writes: its producer's memory is not to be trusted any more."""
-        worker = self._workers[int(fields["worker"])]
+        number = fields.get("worker") if accuser is self._broker else accuser.number
+        if not isinstance(number, int) or not 0 <= number < len(self._workers):
+            raise ControlError(f"poisoned by no worker of ours: {number!r}")
+        worker = self._workers[number]
         if fields.get("generation", worker.link_generation) != worker.link_generation:
             return  # of a link that is already gone
         producer = worker if accuser is self._broker else self._broker
@@ -322,7 +309,7 @@ class Supervisor:
         slot.down_since = slot.down_since or now
         extra = {"child": slot.name, "how": how, "lived_s": round(lived_s, 1), "again_in_s": delay_s}
         log.error("ended unexpectedly", extra=extra)
-        self._tell_peers_of_death(slot)
+        self._peers.tell_of_death(slot)
 
     def _bury(self, slot: Slot) -> int:
         """Reap a process and free what it held. Waits for its end if it has only just been killed."""
@@ -339,31 +326,8 @@ class Supervisor:
         self._memory.forget_process(slot.row)
         if slot.role == "worker":
             self._memory.release_admissions(slot.number)
-            for other in self._workers:
-                if other.adopted_by is slot:
-                    other.adopted_by = None
+            self._peers.forget_heir(slot)
         return status
-
-    def _tell_peers_of_death(self, slot: Slot) -> None:
-        """The survivor is rung first: what the dead process committed is valid, but its doorbell may not have come."""
-        pairs = [(worker, worker) for worker in self._workers] if slot is self._broker else [(self._broker, slot)]
-        for survivor, worker in pairs:
-            if survivor.process:
-                survivor.process.bell.ring()
-                self._tell(survivor, "link_gone", {"worker": worker.number, "generation": worker.link_generation})
-
-    def _lend_listeners(self, now: float) -> None:
-        count = len(self._workers)
-        for slot in self._workers:
-            away = slot.down_since is not None and now - slot.down_since > self._timing.adopt_after_s
-            if not away or slot.adopted_by:
-                continue
-            neighbours = (self._workers[(slot.number + step) % count] for step in range(1, count))
-            heir = next((neighbour for neighbour in neighbours if neighbour.state is State.READY), None)
-            if heir:
-                slot.adopted_by = heir
-                log.warning("lends its listener", extra={"child": slot.name, "to": heir.name})
-                self._tell(heir, "adopt", {"slot": slot.number}, (self._listeners[slot.number].fileno(),))
 
     # -- signals and the end -------------------------------------------------------------------------------------
 
@@ -383,7 +347,7 @@ class Supervisor:
         log.info("reloading")
         fields = self._on_reload() if self._on_reload else {}
         for slot in self._slots:
-            self._tell(slot, "reload", fields)
+            self._peers.tell(slot, "reload", fields)
 
     def _give_up(self, slot: Slot, reason: str) -> None:
         """The node cannot go on: clients that are being served, if any, are drained first."""
@@ -408,7 +372,7 @@ class Supervisor:
             slot.process.kill()  # It has no clients yet, and perhaps no loop that could obey.
         elif slot.state is State.READY:
             slot.enter(State.DRAINING)
-            self._tell(slot, "drain", {"deadline_s": max(0.0, self._deadline - time.monotonic())})
+            self._peers.tell(slot, "drain", {"deadline_s": max(0.0, self._deadline - time.monotonic())})
 
     def _go_on_ending(self, now: float) -> None:
         workers_left = [worker for worker in self._workers if worker.process]

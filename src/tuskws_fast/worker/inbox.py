@@ -6,6 +6,7 @@ looked at, and whoever is pushed something out of the room's order first flushes
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
@@ -18,6 +19,8 @@ from tuskws_fast.protocol import codec
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, enter
+
+log = logging.getLogger(__name__)
 
 
 class Inbox:
@@ -40,6 +43,7 @@ class Inbox:
         self._watchers = watchers
         self._clock = clock
         self.kept: dict[str, tuple[int, Any]] = {}
+        self.failed = 0
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             records.Publication: self._publication,
             records.Reply: self._reply,
@@ -58,10 +62,17 @@ class Inbox:
         }
 
     def apply(self, batch: list[DownRecord]) -> None:
-        """Apply a drained batch and hand every room's publications to its members."""
+        """Apply a drained batch and hand every room's publications to its members.
+
+        A record that meets a defect of ours is logged and costs what it carried; those behind it are applied.
+        """
         handlers = self._handlers
         for record in batch:
-            handlers[type(record)](record)
+            try:
+                handlers[type(record)](record)
+            except Exception:
+                self.failed += 1
+                log.exception("a record cannot be applied", extra={"record": type(record).__name__})
         self._hub.flush()
 
     def _connection(self, conn: int) -> Connection | None:

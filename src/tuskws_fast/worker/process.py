@@ -158,7 +158,9 @@ class Worker:
             time.time,
             self._loop.time,
         )
-        if isinstance(app, Application):
+        if app is not None:
+            if not isinstance(app, Application):
+                raise BootError(f"the application {config.server.app} is a {type(app).__name__}, no WebSocketServer")
             self._commands.handlers = Handlers(app, self._commands, self._loop)
         self._acceptor = self._build_acceptor()
 
@@ -320,13 +322,16 @@ class Worker:
             self._context.send("poisoned", worker=self._context.slot, reason=str(error))
             self._disconnect()
             return
-        if batch:
-            self._inbox.apply(batch)
-            self._point.flush()
-        self._outbox.flush()
-        self._asleep = len(batch) < DRAIN_MAX and link.begin_sleep()
-        if not self._asleep:
-            self._loop.call_soon(self._drain)
+        try:
+            if batch:
+                self._inbox.apply(batch)
+                self._point.flush()
+            self._outbox.flush()
+        finally:
+            # Whatever went wrong above, the ring is looked at again: a worker that stops draining is deaf.
+            self._asleep = len(batch) < DRAIN_MAX and link.begin_sleep()
+            if not self._asleep:
+                self._loop.call_soon(self._drain)
 
     def _look(self) -> None:
         """The safety net under the doorbell."""

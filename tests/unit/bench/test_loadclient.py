@@ -6,7 +6,6 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tuskws_bench.loadclient import Histogram, make_stamp, parse_frames, read_stamp, seal_frame
 
 FRAME_BYTES_MAX = 1024 * 1024

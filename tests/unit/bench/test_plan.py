@@ -1,7 +1,6 @@
 """How a scenario is dealt out to load processes: nobody forgotten, nobody twice, the rate kept."""
 
 import pytest
-
 from tuskws_bench.plan import PlanError, Scenario
 
 

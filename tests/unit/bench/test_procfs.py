@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-
 from tuskws_bench import procfs
 from tuskws_bench.procfs import ProcessCpu, TreeCpu
 
@@ -25,7 +24,8 @@ def test_the_cpu_of_a_live_grandchild_counts():
     )
     before = procfs.tree_cpu(os.getpid())
     with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdin and child.stdout
+        assert child.stdin
+        assert child.stdout
         child.stdout.readline()
         after = procfs.tree_cpu(os.getpid())
         child.stdin.write(b"\n")

@@ -1,0 +1,309 @@
+"""`tuskws-bench suite` (and scripts/bench): the scenarios that have targets, against our server and the C loop in turn.
+
+Every run has a fresh server; contenders take turns within a round, so that a slow minute of the machine hits all of
+them; the median round counts. Our server goes first: the C loop then sends frames of the length our pushes had.
+
+The targets compare CPU and ratios on one machine at one time. A figure taken while other programs used the cores is
+marked, because it is no evidence.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from tuskws_bench import report
+from tuskws_bench.contenders import CLoop, Contender, ContenderError, OurServer, default_cores
+from tuskws_bench.plan import Scenario
+from tuskws_bench.procfs import NoServerError
+from tuskws_bench.result import FOREIGN_LOAD_MAX, Result
+from tuskws_bench.run import RunError, run
+
+BASELINES = Path(__file__).resolve().parents[2] / "baselines"
+IDLE_WORKERS = 2
+
+# `plain` is one send() a member and message.
+OURS, PLAIN, COALESCING = "tuskws-fast", "C loop, plain", "C loop, coalescing"
+
+# Of the median results by contender: (what was measured, whether it is enough).
+Judge = Callable[[dict[str, Result]], tuple[str, bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    text: str
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One scenario, who runs it besides us, what decides the median, and what must hold."""
+
+    name: str
+    scenario: Scenario
+    peers: tuple[str, ...]
+    metric: Callable[[Result], float | None]
+    targets: tuple[Target, ...] = ()
+    workers: int = 0
+    pinned: bool = True
+
+
+def cases() -> list[Case]:
+    return [
+        Case(
+            "fanout-closed",
+            Scenario("fanout", members=1000, window=64),
+            (PLAIN, COALESCING),
+            lambda result: result.deliveries_per_s,
+            (
+                Target("at least 1.5 M deliveries/s", _at_least(1.5e6)),
+                Target("0 lost, 0 twice", _nothing_lost),
+            ),
+        ),
+        Case(
+            "fanout-100",
+            Scenario("fanout", members=1000, rate=100),
+            (PLAIN,),
+            lambda result: result.server_cpu_us_per_delivery,
+            (Target("CPU a delivery at most 1.3 of the plain C loop", _cpu_ratio(PLAIN, 1.3)),),
+        ),
+        Case(
+            "rooms",
+            Scenario("rooms", rooms=200, members=10, window=8),
+            (COALESCING,),
+            lambda result: result.deliveries_per_s,
+            (Target("0 lost, 0 twice", _nothing_lost),),
+        ),
+        Case(
+            "echo-1",
+            Scenario("echo", members=64, window=1),
+            (PLAIN,),
+            lambda result: result.deliveries_per_s,
+        ),
+        Case(
+            "echo-32",
+            Scenario("echo", members=64, window=32),
+            (PLAIN,),
+            lambda result: result.deliveries_per_s,
+        ),
+        Case(
+            "idle",
+            Scenario("idle", members=10_000),
+            (PLAIN,),
+            lambda result: result.pss_bytes_per_connection,
+            (Target("at most 7 KB PSS a connection", _pss_at_most(7000)),),
+            workers=IDLE_WORKERS,
+            pinned=False,
+        ),
+    ]
+
+
+def _at_least(rate: float) -> Judge:
+    def judge(results: dict[str, Result]) -> tuple[str, bool]:
+        found = results[OURS].deliveries_per_s
+        return f"{found / 1e6:.2f} M/s", found >= rate
+
+    return judge
+
+
+def _nothing_lost(results: dict[str, Result]) -> tuple[str, bool]:
+    ours = results[OURS]
+    return f"{ours.lost} / {ours.duplicates}", ours.valid and ours.lost == ours.duplicates == 0
+
+
+def _cpu_ratio(peer: str, most: float) -> Judge:
+    def judge(results: dict[str, Result]) -> tuple[str, bool]:
+        ratio = _ratio(results[OURS].server_cpu_us_per_delivery, results[peer].server_cpu_us_per_delivery)
+        return ("-", False) if ratio is None else (f"{ratio:.2f}", ratio <= most)
+
+    return judge
+
+
+def _pss_at_most(size: int) -> Judge:
+    def judge(results: dict[str, Result]) -> tuple[str, bool]:
+        found = results[OURS].pss_bytes_per_connection
+        return ("-", False) if found is None else (f"{found:,.0f} B", found <= size)
+
+    return judge
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    quick: bool
+    runs: int
+    workers: int
+    processes: int
+    server_cores: tuple[int, ...]
+    load_cores: tuple[int, ...]
+
+    def apply(self, scenario: Scenario, *, pinned: bool) -> Scenario:
+        duration_s, warmup_s = (2.0, 0.5) if self.quick else (8.0, 2.0)
+        if scenario.kind == "idle":
+            duration_s = 1.0 if self.quick else 5.0
+        return replace(
+            scenario,
+            duration_s=duration_s,
+            warmup_s=warmup_s,
+            processes=self.processes,
+            cores=self.load_cores if pinned else (),
+        )
+
+    def contender(self, name: str, case: Case) -> Contender:
+        cores = self.server_cores if case.pinned else ()
+        if name == OURS:
+            return OurServer(cores, workers=case.workers or self.workers)
+        return CLoop(cores, coalesce=name == COALESCING)
+
+
+def measure(case: Case, settings: Settings, console: Console) -> dict[str, Result]:
+    """The median result of each contender."""
+    found: dict[str, list[Result]] = {}
+    wire = 0
+    for _ in range(settings.runs):
+        for name in (OURS, *case.peers):
+            scenario = settings.apply(case.scenario, pinned=case.pinned)
+            with (
+                settings.contender(name, case) as contender,
+                report.LiveLine(console, enabled=console.is_terminal) as line,
+            ):
+                scenario = replace(
+                    scenario,
+                    url=contender.url,
+                    protocol=contender.protocol,
+                    wire=wire if contender.protocol == "raw" else 0,
+                    server_pid=contender.pid,
+                )
+                result = run(scenario, line.update)
+            if name == OURS and result.wire_bytes_per_delivery:
+                wire = round(result.wire_bytes_per_delivery)
+            found.setdefault(name, []).append(result)
+    return {name: _median(results, case.metric) for name, results in found.items()}
+
+
+def _median(results: list[Result], metric: Callable[[Result], float | None]) -> Result:
+    return sorted(results, key=lambda result: metric(result) or 0.0)[(len(results) - 1) // 2]
+
+
+def results_table(measured: dict[str, dict[str, Result]]) -> Table:
+    table = Table(
+        title="Results: the server's CPU, and ours divided by this (of rates more is better, of CPU less)",
+        title_justify="left",
+    )
+    left = ("case", "server", "note")
+    columns = ("case", "server", "each s", "CPU each", "÷ rate", "÷ CPU", "p50", "p99", "cores", "client", "note")
+    for name in columns:
+        table.add_column(name, justify="left" if name in left else "right", no_wrap=name != "note")
+    for case, results in measured.items():
+        for name, result in results.items():
+            table.add_row(case, name, *_row(result, results[OURS]))
+        table.add_section()
+    return table
+
+
+def _row(result: Result, ours: Result) -> Iterator[str]:
+    idle = result.scenario["kind"] == "idle"
+    rate, our_rate = (each.handshakes_per_s if idle else each.deliveries_per_s for each in (result, ours))
+    cost, our_cost = (
+        each.server_cpu_us_per_handshake if idle else each.server_cpu_us_per_delivery for each in (result, ours)
+    )
+    yield "-" if rate is None else f"{rate:,.0f}"
+    yield "-" if cost is None else f"{cost:.3f} µs"
+    for ratio in (_ratio(our_rate, rate), _ratio(our_cost, cost)):
+        yield "-" if ratio is None else f"{ratio:.2f}"
+    for name in ("p50", "p99"):
+        yield report.time_text(result.latency_us[name]) if result.latency_us else "-"
+    yield "-" if result.server_cores is None else f"{result.server_cores:.2f}"
+    yield f"{100 * max(result.harness_share):.0f} %" if result.harness_share else "-"
+    notes = [*result.problems]
+    if idle and result.pss_bytes_per_connection is not None:
+        notes.append(f"{result.pss_bytes_per_connection:,.0f} B a connection; each: a handshake")
+    if result.load_client_was_the_bottleneck:
+        notes.append("load client saturated")
+    if result.foreign_cores > FOREIGN_LOAD_MAX:
+        notes.append(f"others used {result.foreign_cores:.2f} cores")
+    yield "; ".join(notes)
+
+
+def targets_table(chosen: list[Case], measured: dict[str, dict[str, Result]]) -> tuple[Table, bool]:
+    """The targets with their verdicts, and whether all were met."""
+    table = Table(title="Targets", title_justify="left")
+    for name in ("case", "target", "measured", "verdict"):
+        table.add_column(name)
+    met = True
+    for case in chosen:
+        for target in case.targets:
+            text, enough = target.judge(measured[case.name])
+            met = met and enough
+            table.add_row(case.name, target.text, text, "[green]pass[/]" if enough else "[bold red]FAIL[/]")
+    return table, met
+
+
+def machine() -> dict[str, Any]:
+    model = next(
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
+        platform.machine(),
+    )
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip(),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Short runs, one round: a look, not evidence.")
+@click.option("--runs", default=0, help="Rounds; the median counts.  [default: 3, with --quick 1]")
+@click.option("--only", default="", help="Comma separated names of cases.")
+@click.option("--workers", default=1, show_default=True, help=f"Workers of our server (idle: always {IDLE_WORKERS}).")
+@click.option("--processes", default=1, show_default=True, help="Load processes.")
+@click.option("--pin/--no-pin", default=True, show_default=True, help="Server on the first core, load on the second.")
+@click.option("--save", is_flag=True, help="Write the figures to bench/baselines/DATE.json.")
+def suite(*, quick: bool, runs: int, only: str, workers: int, processes: int, pin: bool, save: bool) -> None:
+    """Run every case against our server and the C loop in turn; print ratios and the targets' verdicts."""
+    console = report.open_console()
+    server_cores, load_cores = default_cores() if pin else ((), ())
+    settings = Settings(quick, runs or (1 if quick else 3), workers, processes, server_cores, load_cores)
+    wanted = set(only.split(",")) - {""}
+    chosen = [case for case in cases() if not wanted or case.name in wanted]
+    if wanted - {case.name for case in chosen}:
+        raise click.UsageError(f"--only: the cases are {', '.join(case.name for case in cases())}")
+    measured = {}
+    for case in chosen:
+        console.print(f"[dim]{case.name} …[/]")
+        try:
+            measured[case.name] = measure(case, settings, console)
+        except (RunError, NoServerError, ContenderError) as error:
+            raise click.ClickException(f"{case.name}: {error}") from error
+    console.print(results_table(measured))
+    table, met = targets_table(chosen, measured)
+    console.print(table)
+    if save:
+        BASELINES.mkdir(exist_ok=True)
+        target = BASELINES / f"{time.strftime('%Y-%m-%d')}.json"
+        cases_json = {case: {name: each.as_json() for name, each in found.items()} for case, found in measured.items()}
+        target.write_text(json.dumps({"machine": machine(), "cases": cases_json}, indent=2) + "\n")
+        console.print(f"written to {target}")
+    raise SystemExit(0 if met else 1)

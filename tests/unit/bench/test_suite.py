@@ -1,0 +1,98 @@
+"""Which round of a case counts, how targets are judged, and what is shown."""
+
+import io
+from dataclasses import replace
+
+import pytest
+from helpers.bench_runs import a_run
+from rich.console import Console
+from tuskws_bench import report, suite
+from tuskws_bench.plan import Scenario
+from tuskws_bench.result import Result, compose
+from tuskws_bench.suite import COALESCING, OURS, PLAIN
+
+
+def result(**changes: object) -> Result:
+    return replace(compose(Scenario("fanout"), a_run()), **changes)
+
+
+def case(name: str) -> suite.Case:
+    return next(each for each in suite.cases() if each.name == name)
+
+
+def verdicts(name: str, results: dict[str, Result]) -> list[bool]:
+    return [target.judge(results)[1] for target in case(name).targets]
+
+
+def shown(what: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(what)
+    return console.file.getvalue()
+
+
+def test_the_median_round_counts_not_the_best():
+    rounds = [result(deliveries_per_s=float(rate)) for rate in (5, 1, 3)]
+    assert suite._median(rounds, lambda each: each.deliveries_per_s).deliveries_per_s == 3
+
+
+def test_of_two_rounds_the_worse_rate_counts():
+    rounds = [result(deliveries_per_s=float(rate)) for rate in (5, 1)]
+    assert suite._median(rounds, lambda each: each.deliveries_per_s).deliveries_per_s == 1
+
+
+@pytest.mark.parametrize(("rate", "met"), [(1.5e6, True), (1.49e6, False)])
+def test_the_saturated_rate_has_a_floor(rate, met):
+    assert verdicts("fanout-closed", {OURS: result(deliveries_per_s=rate)}) == [met, True]
+
+
+@pytest.mark.parametrize("wrong", [{"lost": 1}, {"duplicates": 1}, {"problems": ["closed"]}])
+def test_a_fast_run_that_lost_something_does_not_pass(wrong):
+    assert verdicts("fanout-closed", {OURS: result(deliveries_per_s=9e6, **wrong)}) == [True, False]
+
+
+@pytest.mark.parametrize(("ours", "met"), [(1.3, True), (1.31, False), (None, False)])
+def test_cpu_is_judged_as_a_ratio_to_the_plain_loop(ours, met):
+    results = {
+        OURS: result(server_cpu_us_per_delivery=ours),
+        PLAIN: result(server_cpu_us_per_delivery=1.0),
+        COALESCING: result(server_cpu_us_per_delivery=0.1),
+    }
+    assert verdicts("fanout-100", results) == [met]
+
+
+@pytest.mark.parametrize(("size", "met"), [(7000.0, True), (7001.0, False), (None, False)])
+def test_memory_has_a_ceiling(size, met):
+    assert verdicts("idle", {OURS: result(pss_bytes_per_connection=size)}) == [met]
+
+
+def test_a_missed_target_shows_and_decides_the_outcome():
+    slow = {"fanout-closed": {OURS: result(deliveries_per_s=1.0)}}
+    table, met = suite.targets_table([case("fanout-closed")], slow)
+    assert not met
+    assert "FAIL" in shown(table)
+
+
+def test_a_row_gives_ratios_and_what_makes_it_no_evidence():
+    measured = {
+        "rooms": {OURS: result(deliveries_per_s=10.0), COALESCING: result(deliveries_per_s=40.0, foreign_cores=0.9)}
+    }
+    text = shown(suite.results_table(measured))
+    assert "0.25" in text
+    assert "others used 0.90 cores" in text
+    assert "load client saturated" in text
+
+
+def test_a_report_names_the_bottleneck_and_the_problems():
+    console = Console(file=io.StringIO(), width=200)
+    report.show(console, result(problems=["3 deliveries lost"]))
+    text = console.file.getvalue()
+    assert "the load client was the bottleneck" in text
+    assert "! 3 deliveries lost" in text
+    assert "100.000 µs" in text
+
+
+def test_a_report_of_a_server_elsewhere_shows_no_invented_figures():
+    unknown = {"server_cpu_us_per_delivery": None, "server_cores": None, "pss_bytes_per_connection": None}
+    console = Console(file=io.StringIO(), width=200)
+    report.show(console, result(**unknown, server_cpu_us_per_handshake=None, latency_us={}))
+    assert "None" not in console.file.getvalue()

@@ -1,0 +1,271 @@
+"""Presence as others see it, and messages to one user."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.engine import WALL_OFFSET, Client, Node
+from tuskws_fast.ipc.records import PresenceMode
+from tuskws_fast.rooms.permissions import PRESENCE
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node(workers=2)
+
+
+def room_of(node: Node, *users: str, room: str = "chat") -> list[Client]:
+    clients = [node.connect(user, worker=n % 2) for n, user in enumerate(users)]
+    for client in clients:
+        client.join(room)
+    node.advance(1.0)
+    for client in clients:
+        client.take()
+    return clients
+
+
+def statuses(client: Client) -> list[tuple[str, str]]:
+    return [(push["userId"], push["status"]) for push in client.take("presence_update")]
+
+
+# -- presence ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_reaches_those_who_share_a_room_once_and_not_the_user(node: Node) -> None:
+    alice, bob, carol = room_of(node, "alice", "bob", "carol")
+    bob.join("second")
+    alice.join("second")
+    stranger = node.connect("stranger")
+    node.advance(1.0)
+    assert bob.call("presence", status="busy") == {"type": "ack"}
+    node.advance(0.1)
+    assert statuses(alice) == statuses(carol) == [("bob", "busy")]
+    assert statuses(bob) == statuses(stranger) == []
+
+
+def test_an_update_says_when(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    bob.call("presence", status="away")
+    node.advance(0.1)
+    (push,) = alice.take()
+    assert push == {
+        "type": "presence_update",
+        "userId": "bob",
+        "status": "away",
+        "last_seen": push["timestamp"],
+        "timestamp": pytest.approx(node.now + WALL_OFFSET, abs=0.01),
+    }
+
+
+def test_changes_within_a_tick_are_one_and_a_change_back_is_none(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    for status in ("away", "busy", "away"):
+        bob.call("presence", status=status)
+    node.advance(0.1)
+    assert statuses(alice) == [("bob", "away")]
+    bob.call("presence", status="busy")
+    bob.call("presence", status="away")
+    node.advance(1.0)
+    assert statuses(alice) == []
+
+
+def test_a_bad_status_is_told_so(node: Node) -> None:
+    assert node.connect("alice").call("presence", status="asleep")["code"] == "bad_status"
+
+
+def test_two_tabs_are_one_presence_the_best_of_both(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    tab = node.connect("bob")
+    tab.join("chat")
+    bob.call("presence", status="away")
+    node.advance(0.2)
+    assert statuses(alice) == [], "the other tab is online"
+    tab.close()
+    node.advance(0.2)
+    assert statuses(alice) == [("bob", "away")]
+    bob.close()
+    assert statuses(alice) == [("bob", "offline")], "a clean end is told at once"
+
+
+def test_a_lost_connection_keeps_its_lease_for_the_grace(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    lost_at = node.wall
+    bob.drop()
+    node.advance(9.9)
+    assert alice.call("get_presence", users=["bob"])["users"][0]["status"] == "online"
+    assert statuses(alice) == []
+    node.advance(0.2)
+    (push,) = alice.take("presence_update")
+    assert push["status"] == "offline"
+    assert push["last_seen"] == pytest.approx(lost_at + 10.0)
+
+
+def test_invisible_looks_like_offline_everywhere(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    bob.call("presence", status="offline")
+    gone_at = node.wall
+    node.advance(0.2)
+    assert statuses(alice) == [("bob", "offline")]
+    node.advance(30.0)
+    assert alice.call("get_presence", users=["bob"])["users"] == [
+        {"userId": "bob", "status": "offline", "last_seen": gone_at}
+    ]
+    members = node.connect("carol").join("chat")["members"]
+    assert {entry["userId"]: entry["status"] for entry in members}["bob"] == "offline"
+    assert alice.tell("bob", "psst")["queued"] is True
+    assert [push["message"] for push in bob.take("private_message")] == ["psst"]
+    alice.take()
+    bob.close()
+    assert statuses(alice) == [], "nothing changed for anyone"
+
+
+def test_an_invisible_arrival_is_no_news(node: Node) -> None:
+    watcher = node.connect("watcher", mode=PresenceMode.ALL)
+    node.connect("ghost", status="offline")
+    node.connect("guest")
+    node.advance(0.2)
+    assert statuses(watcher) == [("guest", "online")]
+
+
+def test_who_wants_all_hears_of_everyone_on_every_worker(node: Node) -> None:
+    watcher = node.connect("watcher", worker=1, mode=PresenceMode.ALL)
+    node.advance(1.0)
+    bob = node.connect("bob")
+    node.advance(0.2)
+    assert statuses(watcher) == [("bob", "online")]
+    watcher.attach(mode=PresenceMode.ROOMS)
+    bob.close()
+    assert statuses(watcher) == []
+    assert node.engine.census()["watchers"] == 0
+
+
+def test_who_wants_none_hears_of_no_one(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    alice.attach(mode=PresenceMode.NONE)
+    bob.close()
+    assert statuses(alice) == []
+
+
+def test_large_rooms_carry_no_presence() -> None:
+    node = Node(presence_full_max=2)
+    alice, bob, _ = room_of(node, "alice", "bob", "carol")
+    bob.call("presence", status="busy")
+    node.advance(1.0)
+    assert statuses(alice) == []
+    assert alice.call("get_presence", users=["bob"])["users"][0]["status"] == "busy"
+
+
+# -- private messages ----------------------------------------------------------------------------------------------------
+
+
+def test_a_private_message_reaches_every_connection_of_its_recipient_alone(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    bob_tab, alice_tab = node.connect("bob"), node.connect("alice")
+    ack = alice.tell("bob", {"text": "hi"})
+    assert ack == {"type": "ack", "offset": 1, "level": "accepted", "delivered": 2, "queued": False}
+    expected = {
+        "type": "private_message",
+        "message": {"text": "hi"},
+        "from": "alice",
+        "timestamp": node.wall,
+        "offset": 1,
+    }
+    assert bob.take("private_message") == bob_tab.take("private_message") == [expected]
+    assert alice_tab.take("private_message") == alice.take("private_message") == []
+
+
+def test_an_inbox_has_one_order_for_all_connections(node: Node) -> None:
+    alice, carol, bob = node.connect("alice"), node.connect("carol", worker=1), node.connect("bob")
+    bob_tab = node.connect("bob", worker=1)
+    offsets = [sender.tell("bob", n)["offset"] for n, sender in enumerate((alice, carol, alice))]
+    assert offsets == [1, 2, 3]
+    heard = [push["message"] for push in bob.take("private_message")]
+    assert heard == [push["message"] for push in bob_tab.take("private_message")] == [0, 1, 2]
+
+
+def test_unknown_offline_and_unrelated_recipients_look_the_same(node: Node) -> None:
+    node.connect("online-stranger")
+    node.connect("gone").close()
+    alice = node.connect("alice")
+    replies = [alice.tell(to, "hi") for to in ("never-heard-of", "gone", "online-stranger")]
+    assert replies == [{"type": "ack", "offset": 1, "level": "accepted"}] * 3
+
+
+def test_the_permission_shows_what_became_of_a_message(node: Node) -> None:
+    alice = node.connect("alice", rights=PRESENCE)
+    node.connect("bob")
+    assert alice.tell("bob", "hi")["delivered"] == 1
+    assert alice.tell("nobody", "hi") == {
+        "type": "ack",
+        "offset": 1,
+        "level": "accepted",
+        "delivered": 0,
+        "queued": True,
+    }
+
+
+def test_a_queued_message_arrives_with_the_first_connection_and_once(node: Node) -> None:
+    alice = node.connect("alice")
+    for n in range(3):
+        alice.tell("bob", n)
+    bob = node.connect("bob", worker=1)
+    assert [push["message"] for push in bob.take("private_message")] == [0, 1, 2]
+    assert node.connect("bob").take("private_message") == []
+    bob.drop()
+    alice.tell("bob", 3)
+    back = node.connect("bob")
+    assert [push["message"] for push in back.take("private_message")] == []
+    assert back.node.engine.census()["sessions"] == 4
+
+
+def test_a_message_during_the_grace_waits_for_the_return(node: Node) -> None:
+    alice, bob = node.connect("alice"), node.connect("bob", worker=1)
+    bob.drop()
+    alice.tell("bob", "are you there?")
+    node.advance(2.0)
+    back = node.connect("bob")
+    assert [push["message"] for push in back.take("private_message")] == ["are you there?"]
+
+
+def test_a_queued_message_is_kept_no_longer_than_history(node: Node) -> None:
+    alice = node.connect("alice")
+    alice.tell("bob", "old")
+    node.advance(290.0)
+    alice.tell("bob", "new")
+    node.advance(20.0)
+    assert [push["message"] for push in node.connect("bob").take("private_message")] == ["new"]
+
+
+def test_a_retried_private_message_is_delivered_once(node: Node) -> None:
+    alice, bob = room_of(node, "alice", "bob")
+    first = alice.tell("bob", "hi", key="k")
+    assert alice.tell("bob", "hi", key="k") == {**first, "duplicate": True}
+    assert alice.tell("bob", "ho", key="k")["code"] == "bad_message"
+    assert len(bob.take("private_message")) == 1
+
+
+def test_a_message_to_oneself_arrives(node: Node) -> None:
+    alice = node.connect("alice")
+    assert alice.tell("alice", "note")["delivered"] == 1
+    assert len(alice.take("private_message")) == 1
+
+
+@pytest.mark.parametrize("to", ["", "x" * 129, "a\nb"])
+def test_a_recipient_that_cannot_exist_is_refused(node: Node, to: str) -> None:
+    assert node.connect("alice").tell(to, "hi")["code"] == "bad_message"
+
+
+def test_the_server_may_write_to_anyone(node: Node) -> None:
+    bob = node.connect("bob", worker=1)
+    assert node.server.tell("bob", "notice")["delivered"] == 1
+    assert len(bob.take("private_message")) == 1
+
+
+def test_made_up_recipients_cost_a_bounded_number_of_records() -> None:
+    node = Node(offline_users_max=10)
+    alice = node.connect("alice")
+    for n in range(50):
+        alice.tell(f"nobody-{n}", "hi", key="k")
+    census = node.engine.census()
+    assert census["offline"] == 10
+    assert census["people"] == 11
+    assert census["dedupe_entries"] == 10
