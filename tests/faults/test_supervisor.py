@@ -121,10 +121,19 @@ def test_a_process_that_ends_five_times_before_it_is_ready_stops_the_node() -> N
         assert log.count("ended unexpectedly") == 4
 
 
-def test_a_process_that_gives_no_sign_of_life_is_killed_after_the_boot_timeout() -> None:
+def test_a_process_that_gives_no_sign_of_life_while_starting_is_a_boot_failure() -> None:
     with tiny_node(workers=2, silent=["broker 0"], boot_s=0.3) as node:
-        node.expect("born", "broker 0", generation=1)
-        node.expect("born", "broker 0", generation=2)
+        code, log = node.finish()
+        assert code == 3
+        assert "stopped: broker 0: no sign of life for 0.3 s while starting" in log
+
+
+def test_processes_that_others_kill_while_they_start_do_not_stop_the_node() -> None:
+    with tiny_node(workers=1, never_ready=["worker 0"], backoff_s=0.01) as node:
+        for generation in range(1, 8):
+            node.expect("listening", "worker 0")
+            os.kill(node.expect("born", "worker 0", generation=generation)["pid"], signal.SIGKILL)
+        node.expect("born", "worker 0", generation=8)
 
 
 def test_a_process_that_is_not_ready_yet_but_beats_is_left_alone() -> None:

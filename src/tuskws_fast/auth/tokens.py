@@ -12,7 +12,7 @@ after the size check: a token of 1 MB costs 60 ms even when its signature is wro
 the header and at every depth of the payload: parsers differ in which of the two they believe. orjson cannot see that,
 so this is the one place that reads JSON with the standard library.
 
-Clocks: `exp` has no leeway (an expired token is expired); `nbf` and `iat` may be 5 s ahead of us.
+Clocks: `exp` has no leeway (an expired token is expired); `nbf` and `iat` may be some seconds ahead of us.
 
 A valid token is remembered under its hash until it expires, because verifying costs about 50 us and a thousand tabs
 that reconnect bring the same one. Refused tokens are not: they could fill the memory for free.
@@ -38,7 +38,7 @@ from tuskws_fast.rooms.permissions import CREATE, PRESENCE, Grants
 
 MAX_TOKEN_BYTES = 8 * 1024
 MAX_TOKEN_TTL_S = 24 * 3600.0
-AHEAD_S = 5.0
+LEEWAY_S = 5.0
 MAX_USERNAME_CHARS = 128
 MAX_NAMES = 64  # entries of `roles`, of `permissions`, of one `rooms` entry
 MAX_NAME_CHARS = 64
@@ -92,7 +92,8 @@ class Verifier:
 
     `secrets` is a sequence (each is tried, the newest first: how a key is rotated; `kid` is then not consulted) or a
     mapping from `kid` to secret (the token must name one of them). `issuer` and `audience` are mandatory in the token
-    once they are given. Raises `ValueError`, fit to be shown to an operator, for a configuration that is not safe.
+    once they are given. `max_token_ttl_s` 0 is no limit; `leeway_s` is how far `nbf` and `iat` may be ahead of us.
+    Raises `ValueError`, fit to be shown to an operator, for a configuration that is not safe.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Verifier:
         audience: str | None = None,
         allow_no_exp: bool = False,
         max_token_ttl_s: float = MAX_TOKEN_TTL_S,
+        leeway_s: float = LEEWAY_S,
         cached_max: int = MAX_CACHED,
     ) -> None:
         self._algorithms = _checked_algorithms(algorithms)
@@ -117,12 +119,14 @@ class Verifier:
             self._secrets = [self._checked_secret(secret) for secret in secrets]
         if not 1 <= len(secrets) <= MAX_SECRETS:
             raise ValueError(f"1 to {MAX_SECRETS} token secrets are needed, not {len(secrets)}")
-        if not (max_token_ttl_s > 0 and math.isfinite(max_token_ttl_s)):
-            raise ValueError(f"the longest lifetime of a token must be a positive number of seconds: {max_token_ttl_s}")
+        for name, seconds in (("longest lifetime", max_token_ttl_s), ("leeway", leeway_s)):
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"the {name} of a token must be a number of seconds, not {seconds}")
         self._issuer = issuer
         self._audience = audience
         self._allow_no_exp = allow_no_exp
-        self._max_ttl_s = max_token_ttl_s
+        self._max_ttl_s = max_token_ttl_s or math.inf
+        self._leeway_s = leeway_s
         self._jws = jwt.PyJWS(algorithms=list(self._algorithms))
         self._cache: dict[bytes, Identity] = {}
         self._cached_max = cached_max
@@ -211,9 +215,9 @@ class Verifier:
             raise TokenError(ErrorCode.TOKEN_EXPIRED, ErrorCode.TOKEN_EXPIRED.text)
         elif expires_at - now > self._max_ttl_s:
             _refuse("exp is too far in the future")
-        if not_before is not None and not_before > now + AHEAD_S:
+        if not_before is not None and not_before > now + self._leeway_s:
             _refuse("not valid yet")
-        if issued_at is not None and issued_at > now + AHEAD_S:
+        if issued_at is not None and issued_at > now + self._leeway_s:
             _refuse("issued in the future")
         return expires_at
 

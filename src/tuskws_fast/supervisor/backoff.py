@@ -2,7 +2,10 @@
 
     died after living long enough   first_s again
     died sooner                     twice the last delay, up to most_s
-    never came to `ready`           also counts a boot failure; `boot_failures_max` in a row end the node
+    failed to boot                  also counts as such; `boot_failures_max` in a row end the node
+
+Long enough is ten times the last delay (`forgiven_after_s` at most): so a slot that keeps dying is away for a tenth of
+the time at most, and one that an operator kills now and then is always back at once.
 
 Pure: `now` is an argument.
 """
@@ -17,6 +20,7 @@ class BackoffRule:
     first_s: float = 0.1
     most_s: float = 10.0
     forgiven_after_s: float = 30.0
+    forgiven_factor: float = 10.0
     boot_failures_max: int = 5
 
 
@@ -30,10 +34,11 @@ class Backoff:
         self.delay_s = 0.0
         self.boot_failures = 0
 
-    def died(self, *, lived_s: float, was_ready: bool) -> float:
-        """Seconds to wait before the next birth."""
-        self.boot_failures = 0 if was_ready else self.boot_failures + 1
-        if not self.delay_s or (was_ready and lived_s >= self.rule.forgiven_after_s):
+    def died(self, *, lived_s: float, boot_failed: bool) -> float:
+        """Seconds to wait before the next birth. `boot_failed`: it ended of itself before it was ready."""
+        self.boot_failures = self.boot_failures + 1 if boot_failed else 0
+        long_enough_s = min(self.delay_s * self.rule.forgiven_factor, self.rule.forgiven_after_s)
+        if not self.delay_s or (not boot_failed and lived_s >= long_enough_s):
             self.delay_s = self.rule.first_s
         else:
             self.delay_s = min(self.delay_s * 2, self.rule.most_s)

@@ -165,7 +165,7 @@ class Supervisor:
             self._peers.link(slot)
 
     def _on_birth_failed(self, slot: Slot, reason: str, now: float) -> None:
-        delay_s = slot.backoff.died(lived_s=0.0, was_ready=False)
+        delay_s = slot.backoff.died(lived_s=0.0, boot_failed=True)
         if slot.backoff.hopeless or not self._was_ready:
             self._give_up(slot, reason)
         else:
@@ -281,7 +281,9 @@ class Supervisor:
                 continue
             patience = self._timing.boot_s if slot.state is State.STARTING else self._timing.hang_s
             if min(slot.beat_age_s(now), now - self._beats_count_from) > patience:
-                log.error("kill: its event loop stands still", extra={"child": slot.name, "patience_s": patience})
+                log.error("kill: no sign of life", extra={"child": slot.name, "patience_s": patience})
+                if slot.state is State.STARTING:
+                    slot.boot_reason = f"no sign of life for {patience:g} s while starting"
                 slot.process.kill()
                 # Its end comes through the pidfd; do not kill it again at every tick until then.
                 slot.facts.set(Metric.BEAT, int(now * 1000))
@@ -300,7 +302,9 @@ class Supervisor:
         if slot.boot_reason and not self._was_ready:
             self._give_up(slot, slot.boot_reason)
             return
-        delay_s = slot.backoff.died(lived_s=lived_s, was_ready=state is State.READY)
+        # One that somebody else killed while it started says nothing about whether it can start.
+        boot_failed = state is State.STARTING and (status != -signal.SIGKILL or bool(slot.boot_reason))
+        delay_s = slot.backoff.died(lived_s=lived_s, boot_failed=boot_failed)
         how = slot.boot_reason or describe_end(status)
         if slot.backoff.hopeless:
             self._give_up(slot, f"{how}, {slot.backoff.boot_failures} times in a row before it was ready")

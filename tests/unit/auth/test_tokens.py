@@ -205,15 +205,18 @@ def test_expired_token_says_so_only_when_its_signature_is_right() -> None:
     assert refusal(signed(old, secret=SECRET + "!")) is ErrorCode.BAD_TOKEN
 
 
-def test_exp_has_no_leeway_and_nbf_and_iat_have_five_seconds() -> None:
+def test_exp_has_no_leeway_and_nbf_and_iat_have_some_seconds() -> None:
     assert refusal(signed({"sub": "ann", "exp": NOW})) is ErrorCode.TOKEN_EXPIRED
     assert accepted({"sub": "ann", "exp": NOW + 0.5}).user == "ann"
     assert accepted({**GOOD, "nbf": NOW + 5, "iat": NOW + 5}).user == "ann"
+    assert accepted({**GOOD, "nbf": NOW + 30, "iat": NOW + 30}, leeway_s=30).user == "ann"
+    assert refusal(signed({**GOOD, "nbf": NOW + 1}), leeway_s=0) is ErrorCode.BAD_TOKEN
 
 
 def test_longest_lifetime_is_configurable_and_exact() -> None:
     assert accepted({"sub": "ann", "exp": NOW + 24 * 3600}).user == "ann"
     assert refusal(signed({"sub": "ann", "exp": NOW + 61}), max_token_ttl_s=60) is ErrorCode.BAD_TOKEN
+    assert accepted({"sub": "ann", "exp": NOW + 1e9}, max_token_ttl_s=0).expires_at == NOW + 1e9
 
 
 def test_missing_exp_is_accepted_only_on_request() -> None:
@@ -286,7 +289,8 @@ PUBLIC_KEY = "-----BEGIN PUBLIC KEY-----\n" + "A" * 64 + "\n-----END PUBLIC KEY-
         (["x" * 32], {"algorithms": []}, "non-empty"),
         (["x" * 32], {"algorithms": "HS256"}, "list"),
         ([PUBLIC_KEY], {}, "cannot be used"),
-        (["x" * 32], {"max_token_ttl_s": 0}, "lifetime"),
+        (["x" * 32], {"max_token_ttl_s": -1}, "lifetime"),
+        (["x" * 32], {"leeway_s": float("nan")}, "leeway"),
         (["x" * 32], {"max_token_ttl_s": float("inf")}, "lifetime"),
     ],
 )

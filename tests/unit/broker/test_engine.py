@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from helpers.engine import Client, Node
+
 from tuskws_fast.broker.engine import Engine
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import Level, Publication, Reply
+from tuskws_fast.protocol import codec
 from tuskws_fast.rooms.permissions import EVERYTHING, MODERATE
 
 
@@ -292,7 +294,7 @@ def test_rings_announced_twice_under_one_generation_cost_nobody_a_session(node: 
     assert node.engine.census()["sessions"] == 0
 
 
-# -- strange records ---------------------------------------------------------------------------------------------------
+# -- strange records -------------------------------------------------------------------------------------------------
 
 JUNK: list[Any] = [None, [], {}, [None], 0, -1, 2**63, 1.5, "x", "", True, {"a": 1}, ["e", "x"], ["e", 1]]
 
@@ -336,8 +338,6 @@ def test_junk_in_any_argument_of_any_call_is_answered(node: Node, alice: Client,
 
 
 def handle_if_it_unpacks(node: Node, kind: int, fields: list[Any]) -> None:
-    from tuskws_fast.protocol import codec
-
     try:
         record = records.unpack_record(kind, codec.encode(fields))
     except ValueError:
@@ -347,7 +347,8 @@ def handle_if_it_unpacks(node: Node, kind: int, fields: list[Any]) -> None:
 
 
 def test_a_record_that_only_goes_down_is_ignored(node: Node) -> None:
-    assert node.engine.handle(0, records.Left(1, 0, "chat", b""), 0.0, 0.0) == []  # type: ignore[arg-type]
+    assert node.engine.handle(0, records.Gone("chat", b""), 0.0, 0.0) == []  # type: ignore[arg-type]
+    assert node.engine.counters["refused_bad_message"] == 1
 
 
 def test_runs_repeat_exactly() -> None:

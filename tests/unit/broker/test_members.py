@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from helpers.engine import Client, Node
+
 from tuskws_fast.ipc import records
 from tuskws_fast.protocol import codec
 from tuskws_fast.rooms.permissions import CREATE, JOIN, MODERATE
@@ -25,11 +26,11 @@ def room_of(node: Node, *users: str, room: str = "chat") -> list[Client]:
     return clients
 
 
-# -- joining -----------------------------------------------------------------------------------------------------------
+# -- joining ---------------------------------------------------------------------------------------------------------
 
 
 def test_joining_tells_where_the_room_stands_and_who_is_there(node: Node) -> None:
-    alice, bob = room_of(node, "alice", "bob")
+    alice, _ = room_of(node, "alice", "bob")
     alice.say("chat", "hi")
     reply = node.connect("carol", status="away").join("chat")
     assert reply == {
@@ -105,7 +106,7 @@ def test_large_rooms_hear_of_members_at_most_once_a_second() -> None:
     assert alice.take("room_stats") == []
 
 
-# -- replay ------------------------------------------------------------------------------------------------------------
+# -- replay ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_newcomer_gets_as_many_messages_as_it_asks_for(node: Node) -> None:
@@ -168,7 +169,7 @@ def test_a_right_to_join_alone_does_not_read_what_was_said_before(node: Node) ->
     assert bob.call("history", room="chat")["code"] == "forbidden"
 
 
-# -- who may, and how many ---------------------------------------------------------------------------------------------
+# -- who may, and how many -------------------------------------------------------------------------------------------
 
 
 def test_a_private_room_needs_a_claim_or_an_invitation(node: Node) -> None:
@@ -244,7 +245,7 @@ def test_a_node_has_so_many_rooms() -> None:
     assert alice.call("create_room", room="two")["code"] == "overloaded"
 
 
-# -- ends ----------------------------------------------------------------------------------------------------------------
+# -- ends ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_clean_end_is_told_at_once(node: Node) -> None:
@@ -295,7 +296,7 @@ def test_a_dead_workers_members_leave_together_after_the_grace(node: Node) -> No
 
 
 def test_an_empty_room_lives_as_long_as_its_history_and_returns_with_a_new_epoch(node: Node) -> None:
-    alice, = room_of(node, "alice")
+    (alice,) = room_of(node, "alice")
     epoch = alice.say("chat", "hi")["epoch"]
     alice.leave("chat")
     node.advance(200.0)
@@ -316,7 +317,7 @@ def test_a_room_without_history_goes_with_its_last_member() -> None:
     assert node.server.call("room_count")["count"] == 0
 
 
-# -- faults --------------------------------------------------------------------------------------------------------------
+# -- faults ----------------------------------------------------------------------------------------------------------
 
 
 def test_a_worker_that_lost_records_is_given_them_again_in_pages() -> None:
@@ -353,7 +354,7 @@ def test_what_is_no_longer_kept_becomes_a_gap() -> None:
 
 
 def test_recovery_of_a_room_that_is_gone_ends_it_there_too(node: Node) -> None:
-    (alice,) = room_of(node, "alice")
+    room_of(node, "alice")
     out = node.engine.handle(0, records.Recover("other", "e", 3), node.now, node.wall)
     assert [type(record) for _, record in out] == [records.Gone]
 

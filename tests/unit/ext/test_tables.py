@@ -252,6 +252,17 @@ def test_limits_hold_while_the_clock_of_a_word_wraps(rates: RateTable, start: in
     assert accepted == 5 + 9
 
 
+def test_around_the_wrap_too_a_word_of_the_past_goes_before_one_that_is_live() -> None:
+    with memory(tables.HEADER_BYTES + 64) as buffer:
+        rates, now = RateTable(buffer), 2**46 - 1000
+        for user in range(1, 8):
+            rates.take(user << 46, now, 5, STEP_US, 5)  # live until after the wrap: small numbers in memory
+        rates.take(8 << 46, now - 90_000, 1, STEP_US, 5)  # past: a large number
+        assert rates.take(9 << 46, now, 5, STEP_US, 5) == 0.0
+        assert rates.evicted == 0
+        assert all(rates.take(user << 46, now, 1, STEP_US, 5) for user in (1, 2, 3, 4, 5, 6, 7, 9))
+
+
 def test_words_of_the_past_are_taken_over_without_loss() -> None:
     with memory(tables.HEADER_BYTES + 64) as buffer:  # one bucket of eight
         rates = RateTable(buffer)
@@ -394,6 +405,38 @@ def test_no_key_hash_is_special() -> None:
             assert table.admit(key, 2**32)
             table.release(key)
             assert table.count(key) == 0
+
+
+def mark_as_being_taken(buffer: memoryview, by: int) -> None:
+    """What tables.h draws: a taker puts its number plus one into the low bits of the key, here of the only slot."""
+    buffer[tables.HEADER_BYTES : tables.HEADER_BYTES + 2] = struct.pack("<H", by + 1)
+
+
+def test_whoever_is_counted_in_a_slot_that_is_being_taken_still_counts() -> None:
+    with memory(tables.HEADER_BYTES + 2 * 16) as buffer:
+        first, second = workers(buffer, 2)
+        key = 2 << 10  # even, so of the first of two slots
+        assert first.admit(key, 1)
+        mark_as_being_taken(buffer, by=0)
+        assert second.count(key) == 1
+        assert not second.admit(key, 1)
+        assert second.admit(key, 2), "in the other slot"
+        first.release(key)
+        assert second.count(key) == 1
+
+
+def test_a_slot_that_a_killed_worker_was_taking_is_free_again_after_its_column_is_cleared() -> None:
+    with memory(tables.HEADER_BYTES + 16) as buffer:
+        first, second = workers(buffer, 2)
+        first.admit(5 << 10, 9)
+        first.release(5 << 10)
+        mark_as_being_taken(buffer, by=1)
+        assert not first.admit(6 << 10, 9), "somebody is at it"
+        first.clear_column(0)
+        assert not first.admit(6 << 10, 9), "the mark is not worker 0's"
+        first.clear_column(1)
+        assert first.admit(6 << 10, 9)
+        assert not second.admit(7 << 10, 9), "the slot is in use"
 
 
 def test_workers_beyond_the_table_are_refused() -> None:

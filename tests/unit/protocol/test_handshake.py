@@ -20,9 +20,7 @@ GOOD = (
 def head(*changes: tuple[bytes, bytes | None], method: str = "GET", version: str = "1.1") -> Head:
     """A good request with these headers replaced (None: left out)."""
     changed = dict(changes)
-    headers = tuple(
-        (name, changed.get(name, value)) for name, value in GOOD if changed.get(name, value) is not None
-    )
+    headers = tuple((name, changed.get(name, value)) for name, value in GOOD if changed.get(name, value) is not None)
     extra = tuple((name, value) for name, value in changes if value is not None and name not in dict(GOOD))
     return Head(method, b"/", version, headers + extra)  # type: ignore[arg-type]
 

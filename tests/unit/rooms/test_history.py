@@ -1,9 +1,8 @@
 """The three bounds of a history, the bound of all together, and replays that are whole or not given."""
 
 import pytest
-from tuskws_fast.rooms.history import History, Tally, paged
 
-SECOND = 1.0
+from tuskws_fast.rooms.history import History, Tally, paged
 
 
 def history(size: int = 5, ttl_s: float = 60.0, bytes_max: int = 1_000, tally: Tally | None = None) -> History:

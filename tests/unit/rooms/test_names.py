@@ -1,6 +1,7 @@
 """Which names there are, and that two spellings of one are one."""
 
 import pytest
+
 from tuskws_fast.rooms import names
 
 

@@ -1,6 +1,7 @@
 """Claims become rights: they add up, a pattern is a name or a prefix, and the admin may do everything."""
 
 import pytest
+
 from tuskws_fast.rooms.permissions import CREATE, EVERYTHING, JOIN, MODERATE, PRESENCE, Grants, matches, rights_of
 
 

@@ -1,6 +1,7 @@
 """The best of a user's leases, and what of it is news."""
 
 import pytest
+
 from tuskws_fast.rooms.presence import View, merged
 
 

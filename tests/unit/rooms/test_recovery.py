@@ -1,6 +1,7 @@
 """The verdict `recovered`, for every relation of a position to a room."""
 
 import pytest
+
 from tuskws_fast.rooms.history import History, Tally
 from tuskws_fast.rooms.recovery import Replay, replay_since
 

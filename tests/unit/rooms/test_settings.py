@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+
 from tuskws_fast.protocol import codec
 from tuskws_fast.rooms.settings import (
     DEFAULT_SETTINGS,

@@ -50,7 +50,9 @@ def test_where_authentication_is_required_nobody_is_announced_before_it() -> Non
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("payload", [b"", b"{", b"[]", b"null", b"1", b'"x"', b'{"type":"ping"} x', b"NaN", b'"\\ud800"'])
+@pytest.mark.parametrize(
+    "payload", [b"", b"{", b"[]", b"null", b"1", b'"x"', b'{"type":"ping"} x', b"NaN", b'"\\ud800"']
+)
 def test_what_is_no_json_object_is_answered_and_the_connection_stays(payload: bytes) -> None:
     session, wire = greeted(Desk())
     session.on_message(payload, True)
@@ -101,7 +103,11 @@ def test_the_rate_is_charged_before_anything_else_and_a_client_that_never_slows_
 
 def test_each_command_of_a_batch_is_charged_and_answered_by_itself() -> None:
     session, wire = greeted(Desk())
-    say(session, type="batch", messages=[{"type": "ping", "id": 1}, {"type": "nope", "id": 2}, {"type": "ping", "id": 3}])
+    say(
+        session,
+        type="batch",
+        messages=[{"type": "ping", "id": 1}, {"type": "nope", "id": 2}, {"type": "ping", "id": 3}],
+    )
     assert [(message["type"], message["id"]) for message in wire.sent] == [("pong", 1), ("error", 2), ("pong", 3)]
 
 
