@@ -84,7 +84,10 @@ class Client:
         self.user = self.user if user is None else user
         self.mode = self.mode if mode is None else mode
         self.status = self.status if status is None else status
-        self.node.send(self.worker, records.Attach(self.conn, self.user, self.user.title(), [], self.mode, self.status))
+        self.node.send(self.worker, self.attachment())
+
+    def attachment(self) -> records.Attach:
+        return records.Attach(self.conn, self.user, self.user.title(), [], self.mode, self.status)
 
     def close(self) -> None:
         """A clean end: close 1000."""
@@ -312,16 +315,19 @@ class Node:
             self.deliver(self.engine.worker_up(slot, worker.generation))
 
     def announce(self, slot: int) -> None:
-        """A worker tells the new broker what it knows."""
+        """A worker tells the new broker what it knows, all of it before it hears an answer."""
         worker = self.workers[slot]
-        for key, (version, value) in worker.kept.items():
-            self.send(slot, records.Kept(key, version, value))
+        known: list[UpRecord] = [records.Kept(key, version, value) for key, (version, value) in worker.kept.items()]
         for client in worker.clients.values():
-            client.attach()
-            for name, room in list(worker.rooms.items()):
+            known.append(client.attachment())
+            for name, room in worker.rooms.items():
                 if client.conn in room.members:
-                    self.send(slot, records.Restore(client.conn, name, room.epoch, room.offset))
-        self.send(slot, records.Announced(slot))
+                    known.append(records.Restore(client.conn, name, room.epoch, room.offset))
+        known.append(records.Announced(slot))
+        out: list[tuple[int, DownRecord]] = []
+        for record in known:
+            out += self.engine.handle(slot, record, self.now, self.wall)
+        self.deliver(out)
 
     def restart_broker(self) -> None:
         self.kill_broker()

@@ -136,6 +136,7 @@ class Desk:
             self.watchers,
             lambda: self.wall,
             lambda: self.now,
+            lambda session: None,
         )
 
     def connect(self, number: int = 1) -> tuple[Session, Wire]:

@@ -228,7 +228,7 @@ class People:
     def _deliver_waiting(self, session: Session, out: Out) -> None:
         """Messages that came while the user had no connection go to the first one, as far as they are kept."""
         inbox: Inbox | None = session.person.inbox
-        if inbox is None or inbox.delivered == inbox.history.top:
+        if inbox is None:
             return
         for body in inbox.history.last(inbox.history.top - inbox.delivered, self._core.now):
             out.append((session.worker, Deliver([session.conn], body)))

@@ -33,6 +33,7 @@ from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
 from tuskws_fast.metrics import Metric
 from tuskws_fast.protocol import handshake
+from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.handshake import Head, Refusal
 from tuskws_fast.worker.limits import Limits
 from tuskws_fast.worker.session import Session
@@ -164,10 +165,9 @@ class Acceptor:
             return Refusal(HTTPStatus.FORBIDDEN, "This origin is not allowed")
         identity = None
         token = handshake.bearer_token(head, query, self.settings.allow_query_token)
-        verifier = self._verifier()
-        if token is not None and verifier is not None:
+        if token is not None:
             try:
-                identity = verifier.verify(token, time.time())
+                identity = self._verify(token)
             except TokenError as error:
                 self.counters.add(Metric.REFUSED_AUTH)
                 return Refusal(HTTPStatus.UNAUTHORIZED, error.code.text, {"WWW-Authenticate": "Bearer"})
@@ -182,6 +182,12 @@ class Acceptor:
             self.counters.add(Metric.REFUSED_PER_IP)
             return Refusal(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections of this address", _retry_after())
         return _Admitted(identity)
+
+    def _verify(self, token: str) -> Identity:
+        verifier = self._verifier()
+        if verifier is None:
+            raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
+        return verifier.verify(token, time.time())
 
     def _upgrade(self, attempt: Handshake, head: Head, key: bytes, admitted: _Admitted) -> None:
         session = self._new_session(attempt.address)

@@ -55,7 +55,8 @@ class CommandSettings:
 
 class Commands:
     """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
-    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`."""
+    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts it
+    into the timer wheel for its next deadline: at the start, and when one came nearer."""
 
     def __init__(
         self,
@@ -69,6 +70,7 @@ class Commands:
         watchers: set[Session],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
+        file: Callable[[Session], None],
         handlers: Handlers | None = None,
     ) -> None:
         self.settings = settings
@@ -82,6 +84,7 @@ class Commands:
         self.handlers = handlers
         self._clock = clock
         self._monotonic = monotonic
+        self._file = file
         self._methods: dict[str, Method] = {
             "ping": self._ping,
             "broadcast": self._broadcast,
@@ -114,6 +117,7 @@ class Commands:
         self.sessions[session.number] = session
         self.counters.add(Metric.CONNECTIONS_OPENED)
         session.rate_key = self.limits.key("connection", str(session.number))
+        self._file(session)
         if identity is None and not self.settings.require_auth:
             name = f"guest-{secrets.token_hex(6)}"
             identity = Identity(user=name, username=name, roles=(), grants=NO_GRANTS, expires_at=None)
@@ -167,6 +171,8 @@ class Commands:
         session.grants = identity.grants
         session.expires_at = identity.expires_at
         session.rate_key = self.limits.key("rate", identity.user)
+        if identity.expires_at is not None:
+            self._file(session)
         self.attach(session)
         return True
 

@@ -16,6 +16,7 @@ from tuskws_fast_ext.frame import Frame
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import DownRecord, PresenceMode
 from tuskws_fast.protocol import codec
+from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, enter
@@ -84,9 +85,11 @@ class Inbox:
         self._hub.publish(record.room, record.offset, record.body, exclude)
 
     def _reply(self, record: records.Reply) -> None:
+        session = self._sessions.get(record.conn)
+        if session is not None and not record.ok:
+            session.commands.count_error(ErrorCode[codec.decode(record.body)["code"].upper()])
         if record.tag == 0:
             # A command without an id was carried out in silence; only its refusal is told.
-            session = self._sessions.get(record.conn)
             if session is not None and not record.ok:
                 session.reply(record.body)
             return

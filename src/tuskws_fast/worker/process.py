@@ -157,6 +157,7 @@ class Worker:
             self._watchers,
             time.time,
             self._loop.time,
+            self._file,
         )
         if app is not None:
             if not isinstance(app, Application):
@@ -344,17 +345,17 @@ class Worker:
 
     def _new_session(self, address: str) -> Session:
         self._next_number += 1
-        now = self._loop.time()
-        session = Session(self._commands, self._next_number, address, now)
-        first = now + min(self._times.heartbeat_interval_s, self._times.auth_s)
-        self._wheel.add(session, first)
-        return session
+        return Session(self._commands, self._next_number, address, self._loop.time())
+
+    def _file(self, session: Session) -> None:
+        session.look_at = session.next_deadline(self._loop.time(), time.time(), self._times)
+        self._wheel.add(session, session.look_at)
 
     def _tick(self) -> None:
         now, wall = self._loop.time(), time.time()
         for session in self._wheel.advance(now):
-            if session.on_timer(now, wall, self._times):
-                self._wheel.add(session, session.next_deadline(now, wall, self._times))
+            if session.look_at <= now and session.on_timer(now, wall, self._times):
+                self._file(session)
         self._point.expire(now, self._config.performance.queue_age_max)
         self._acceptor.expire(now)
         self._publish_figures()

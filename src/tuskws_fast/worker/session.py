@@ -53,6 +53,7 @@ class Session:
         "grants",
         "is_guest",
         "last_command",
+        "look_at",
         "mode",
         "number",
         "opened_at",
@@ -77,6 +78,8 @@ class Session:
         self.opened_at = now
         self.last_command = now
         self.pinged_at = 0.0
+        # When the timer wheel is to bring this session up; entries of the wheel for another time are stale.
+        self.look_at = 0.0
         # Identity: None until authenticated (a guest is an identity too).
         self.user: str | None = None
         self.is_guest = False
@@ -154,7 +157,7 @@ class Session:
     # -- time ------------------------------------------------------------------------------------------------------
 
     def next_deadline(self, now: float, wall: float, times: SessionTimes) -> float:
-        """When `on_timer` should look again."""
+        """When `on_timer` should look (again)."""
         due = max(self.connection.last_input, self.pinged_at) + (
             times.heartbeat_timeout_s if self.pinged_at else times.heartbeat_interval_s
         )

@@ -13,7 +13,7 @@ from tuskws_bench.suite import COALESCING, OURS, PLAIN
 
 
 def result(**changes: object) -> Result:
-    return replace(compose(Scenario("fanout"), a_run()), **changes)
+    return replace(compose(Scenario("fanout"), a_run()), **{"foreign_cores": 0.0, **changes})
 
 
 def case(name: str) -> suite.Case:
@@ -21,7 +21,7 @@ def case(name: str) -> suite.Case:
 
 
 def verdicts(name: str, results: dict[str, Result]) -> list[bool]:
-    return [target.judge(results)[1] for target in case(name).targets]
+    return [target.verdict(results)[1] == suite.PASS for target in case(name).targets]
 
 
 def shown(what: object) -> str:
@@ -96,3 +96,27 @@ def test_a_report_of_a_server_elsewhere_shows_no_invented_figures():
     console = Console(file=io.StringIO(), width=200)
     report.show(console, result(**unknown, server_cpu_us_per_handshake=None, latency_us={}))
     assert "None" not in console.file.getvalue()
+
+
+def test_rounds_disturbed_by_others_do_not_count_where_there_is_a_quiet_one():
+    rounds = [result(deliveries_per_s=9.0, foreign_cores=1.0) for _ in range(2)] + [result(deliveries_per_s=5.0)]
+    assert suite._median(rounds, lambda each: each.deliveries_per_s).deliveries_per_s == 5
+
+
+def disturbed_verdict(name: str, **ours: object) -> str:
+    peer = result(server_cpu_us_per_delivery=1.0, foreign_cores=1.0)
+    return case(name).targets[0].verdict({OURS: result(**ours), PLAIN: peer})[1]
+
+
+def test_a_ratio_taken_under_foreign_load_is_no_evidence_either_way():
+    assert disturbed_verdict("fanout-100", server_cpu_us_per_delivery=0.5) == suite.NO_EVIDENCE
+    assert disturbed_verdict("fanout-100", server_cpu_us_per_delivery=2.0) == suite.NO_EVIDENCE
+
+
+def test_a_floor_reached_in_spite_of_foreign_load_is_reached():
+    assert disturbed_verdict("fanout-closed", deliveries_per_s=2e6) == suite.PASS
+    assert disturbed_verdict("fanout-closed", deliveries_per_s=1e6) == suite.NO_EVIDENCE
+
+
+def test_memory_is_judged_whatever_others_do():
+    assert disturbed_verdict("idle", pss_bytes_per_connection=8000.0) == suite.FAIL

@@ -139,6 +139,15 @@ def test_who_wants_all_hears_of_everyone_on_every_worker(node: Node) -> None:
     assert node.engine.census()["watchers"] == 0
 
 
+def test_a_lost_watcher_is_no_reason_to_tell_its_worker(node: Node) -> None:
+    watcher = node.connect("watcher", worker=1, mode=PresenceMode.ALL)
+    node.advance(1.0)
+    watcher.drop()
+    assert node.engine.census()["watchers"] == 0
+    node.advance(60.0)
+    assert node.engine.census()["watchers"] == 0
+
+
 def test_who_wants_none_hears_of_no_one(node: Node) -> None:
     alice, bob = room_of(node, "alice", "bob")
     alice.attach(mode=PresenceMode.NONE)
