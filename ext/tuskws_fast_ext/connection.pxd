@@ -40,7 +40,7 @@ cdef class Connection(WSListener):
         uint32_t fragments
         int fd
         unsigned char partial_opcode      # 0 = no message in progress
-        public bint batch                 # hello {batch: true}
+        readonly bint batch               # hello {batch: true}
         bint is_dirty
         bint is_blocked                   # the transport holds bytes of ours: nothing may be written past them
         readonly bint is_closing          # our Close is queued or sent: nothing is queued after it

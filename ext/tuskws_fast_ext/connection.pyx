@@ -263,6 +263,14 @@ cdef class Connection(WSListener):
             self.transport.underlying_transport.close()
         return 0
 
+    def set_batch(self, bint batch):
+        """Whether this client takes `batch` messages. What waits already is counted anew in its other form."""
+        self.batch = batch
+        self.queued_bytes = 0
+        for frame in ([] if self.first is None else [self.first, *(self.rest or [])]):
+            if not (<Frame>frame).exempt:
+                self.queued_bytes += PyBytes_GET_SIZE((<Frame>frame).wire(batch))
+
     def fail(self, int code, bytes reason not None):
         """The peer broke the protocol: count it and close with `code`."""
         self.point.protocol_errors += 1

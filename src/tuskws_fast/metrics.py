@@ -71,10 +71,11 @@ class Metric(IntEnum):
     # every process
     BEAT = _GAUGE, "last turn of the event loop that said so, monotonic ms"
     LOG_DROPPED = _COUNTER, "log lines dropped because the log's reader did not keep up"
-    RING_FULL = _COUNTER, "times a ring had no room and its producer had to wait or to drop"
+    RING_FULL = _COUNTER, "times a ring was full and records had to wait beside it"
     RING_DROPPED = _COUNTER, "records dropped because a down ring was full (replayed from history later)"
     RING_OVERRUN = _COUNTER, "times a worker found that records for it had been dropped"
     RING_POISONED = _COUNTER, "rings given up because of a malformed record"
+    RECORDS_FAILED = _COUNTER, "records that met a defect of ours and were given up; must stay 0"
     LOST_WAKEUP_RESCUED = _COUNTER, "records found by the safety timer and not by the doorbell; must stay 0"
 
     # workers: connections
@@ -93,6 +94,7 @@ class Metric(IntEnum):
     HEARTBEAT_MISSED = _COUNTER, "connections closed because a ping was not answered"
     IDLE_CLOSED = _COUNTER, "connections closed because no command came for the idle timeout"
     AUTH_TIMEOUT_CLOSED = _COUNTER, "connections closed because they did not authenticate in time"
+    PROTOCOL_ERRORS = _COUNTER, "connections closed for breaking RFC 6455"
     POLICY_CLOSED = _COUNTER, "connections closed for repeated faults"
 
     # workers: messages
@@ -110,25 +112,47 @@ class Metric(IntEnum):
 
     # broker
     PUBLICATIONS = _COUNTER, "publications ordered"
+    PRIVATE_MESSAGES = _COUNTER, "private messages ordered"
     DUPLICATES = _COUNTER, "publications answered from the idempotency table"
     ROOMS_CURRENT = _GAUGE, "rooms that exist"
     ONLINE_USERS = _GAUGE, "users with at least one connection"
     HISTORY_BYTES = _GAUGE, "bytes of publications kept for recovery"
     DEDUPE_ENTRIES = _GAUGE, "idempotency keys kept"
 
-    # limits
-    LIMIT_SLOTS_LOST = _COUNTER, "users whose rate or admission could not be kept because the table was full"
+    # shared tables
+    LIMIT_SLOTS_LOST = _GAUGE, "users whose rate or admission could not be kept because the table was full"
 
 
 # The errors sent to clients follow the named columns: one a code of the closed set.
 ERROR_COLUMN: Mapping[ErrorCode, int] = {code: len(Metric) + n for n, code in enumerate(ErrorCode)}
-COLUMN_COUNT = len(Metric) + len(ERROR_COLUMN)
+
+# How often a limit of the broker was hit: one a name, as `broker.limits.EngineLimits` and its counters call it.
+BROKER_LIMITS = (
+    "rooms_max",
+    "max_room_members",
+    "max_rooms_per_user",
+    "password_tries_max",
+    "sanctions_max",
+    "history_bytes_total_max",
+    "dedupe_overflowed",
+    "offline_users_max",
+    "presence_state_max",
+    "list_rooms_max",
+    "level_unavailable",
+    "fenced",
+)
+LIMIT_COLUMN: Mapping[str, int] = {name: len(Metric) + len(ERROR_COLUMN) + n for n, name in enumerate(BROKER_LIMITS)}
+COLUMN_COUNT = len(Metric) + len(ERROR_COLUMN) + len(LIMIT_COLUMN)
 GAUGES = tuple(metric for metric in Metric if metric.kind is Kind.GAUGE)
 
 
 def column_names() -> list[str]:
     """The name of every column, in order, as figures are exported."""
-    return [metric.name.lower() for metric in Metric] + [f"errors_{code.value}" for code in ErrorCode]
+    return [
+        *(metric.name.lower() for metric in Metric),
+        *(f"errors_{code.value}" for code in ErrorCode),
+        *(f"limit_{name}" for name in BROKER_LIMITS),
+    ]
 
 
 # A process that has not beaten for this long is not well, whatever the supervisor has decided about it yet.

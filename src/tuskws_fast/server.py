@@ -114,7 +114,7 @@ class RoomManager:
         return await self._call("server_leave", conn=int(conn.id, 16), room=names.room_name(room))
 
     async def get_room_info(self, room: str) -> Message:
-        """`{room, member_count, …settings}`"""
+        """`{room, member_count, creator, settings}`"""
         return await self._call("room_info", room=names.room_name(room))
 
     async def list_rooms(self) -> list[Message]:

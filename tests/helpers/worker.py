@@ -31,6 +31,9 @@ class Wire:
         self.transport = self
         self.is_close_frame_sent = False
 
+    def set_batch(self, batch: bool) -> None:
+        self.batch = batch
+
     def send(self, frame: Frame) -> None:
         wire = frame.encoded()
         self.frames.append(wire)
@@ -137,6 +140,7 @@ class Desk:
             lambda: self.wall,
             lambda: self.now,
             lambda session: None,
+            lambda: 1_000 + len(self.sessions),
         )
 
     def connect(self, number: int = 1) -> tuple[Session, Wire]:

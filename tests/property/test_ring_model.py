@@ -47,6 +47,9 @@ class RingMachine(RuleBasedStateMachine):
 
     @rule(size=SIZES, control=st.booleans())
     def push(self, size: int, control: bool) -> None:
+        self.push_one(size, control)
+
+    def push_one(self, size: int, control: bool) -> None:
         needed, moves = self.needs(size, control)
         fits = needed <= CAPACITY - (self.written - self.handed_out)
         payload = self.pushes.to_bytes(4, "little")[:size].ljust(size, b"p")
@@ -58,6 +61,14 @@ class RingMachine(RuleBasedStateMachine):
             self.unflushed.append((kind, payload, self.written))
         else:
             self.refused_needs = needed
+
+    @rule(size=SIZES, control=st.booleans())
+    def fill(self, size: int, control: bool) -> None:
+        """Up to the last record that fits: where padding and the reserve decide."""
+        before = -1
+        while before != self.written:
+            before = self.written
+            self.push_one(size, control)
 
     @rule()
     def flush(self) -> None:

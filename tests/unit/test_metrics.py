@@ -6,6 +6,7 @@ from tuskws_fast.metrics import (
     BEAT_STALE_MS,
     COLUMN_COUNT,
     ERROR_COLUMN,
+    LIMIT_COLUMN,
     GAUGES,
     Kind,
     Metric,
@@ -30,7 +31,7 @@ def make_rows(*states: State, beat_ms: int = NOW_MS) -> list[list[int]]:
 
 
 def test_every_figure_has_a_column_of_its_own() -> None:
-    columns = [*Metric, *ERROR_COLUMN.values()]
+    columns = [*Metric, *ERROR_COLUMN.values(), *LIMIT_COLUMN.values()]
     assert sorted(columns) == list(range(COLUMN_COUNT))
     assert len(set(column_names())) == COLUMN_COUNT
     assert column_names()[Metric.DELIVERIES] == "deliveries"

@@ -40,7 +40,7 @@ class Keeping:
         self._core = core
         self._facts: dict[str, tuple[int, Any]] = {}
         self._version = 0
-        # While workers announce themselves: who is known to hold the winning version of a key.
+        # Who has announced the winning version of a key: the others are given it when all have announced themselves.
         self._holders: dict[str, set[int]] = {}
 
     # -- making facts ----------------------------------------------------------------------------------------------
@@ -74,7 +74,6 @@ class Keeping:
                 return
         else:
             self._facts[key] = (self._version, value)
-        self._holders[key] = set(self._core.workers)
         self._send(Keep(key, self._version, value), self._core.workers, out)
 
     @staticmethod
@@ -111,22 +110,21 @@ class Keeping:
 
     def everything(self, worker: int) -> Out:
         """All facts, for a worker that has just come up."""
-        for key in self._facts:
-            self._holders.setdefault(key, set()).add(worker)
         return [(worker, Keep(key, version, value)) for key, (version, value) in self._facts.items()]
 
     def hear(self, worker: int, record: Kept, announcing: bool, out: Out) -> None:
         """A worker hands over a fact of the broker before this one."""
         known = self._facts.get(record.key)
         if known is not None and known[0] >= record.version:
-            if known[0] == record.version:
+            if known[0] == record.version and announcing:
                 self._holders.setdefault(record.key, set()).add(worker)
             return
         self._apply(record)
         self._facts[record.key] = (record.version, record.value)
         self._version = max(self._version, record.version)
-        self._holders[record.key] = {worker}
-        if not announcing:
+        if announcing:
+            self._holders[record.key] = {worker}
+        else:
             # It came late: the others were brought up to date without it.
             others = [other for other in self._core.workers if other != worker]
             self._send(Keep(record.key, record.version, record.value), others, out)

@@ -23,6 +23,7 @@ class Outbox:
     ) -> None:
         self.links: dict[int, Link] = {}
         self.drops = 0
+        self.full = 0
         self._position = position
         self._give_up = give_up
         self._unflushed: set[int] = set()
@@ -55,6 +56,8 @@ class Outbox:
                 for room in link.take_dropped_rooms():
                     self._tell_position(worker, link, room)
                 link.flush()
+                if link.congested:
+                    self.full += 1
             except (LinkOverrun, LinkPoisoned) as error:
                 self._lose(worker, str(error))
 

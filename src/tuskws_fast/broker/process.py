@@ -17,6 +17,7 @@ import time
 
 import uvloop
 
+from tuskws_fast import logs
 from tuskws_fast.broker.engine import Engine
 from tuskws_fast.broker.inbox import Inbox
 from tuskws_fast.broker.limits import EngineLimits
@@ -24,7 +25,7 @@ from tuskws_fast.broker.outbox import Outbox
 from tuskws_fast.config import Config
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.segment import Segment
-from tuskws_fast.metrics import Metric
+from tuskws_fast.metrics import LIMIT_COLUMN, Metric
 from tuskws_fast.supervisor.child import ChildContext
 from tuskws_fast.supervisor.control import Message
 
@@ -80,7 +81,7 @@ class Broker:
         self._held: dict[int, tuple[Segment, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._asleep = False
-        self._flushed: dict[Metric, int] = {}
+        self._flushed: dict[int, int] = {}
         self._done = loop.create_future()
 
     async def run(self) -> None:
@@ -97,6 +98,9 @@ class Broker:
             self._connect(int(message.fields["worker"]), int(message.fields["generation"]), message.fds)
         elif message.op == "link_gone":
             self._lose(int(message.fields["worker"]))
+        elif message.op == "reload":
+            if "log_level" in message.fields:
+                logs.set_level(message.fields["log_level"])
         elif message.op in ("drain", "stop") and not self._done.done():
             self._done.set_result(None)
 
@@ -196,11 +200,14 @@ class Broker:
         counters, gauges = self._context.counters, self._engine.gauges()
         for name, value in gauges.items():
             counters.set(Metric[name.upper()], value)
-        grown = {
-            Metric.PUBLICATIONS: self._engine.counters["publications"],
-            Metric.DUPLICATES: self._engine.counters["duplicates"],
-            Metric.RING_DROPPED: self._outbox.drops,
-        }
+        events = self._engine.counters
+        grown = {column: events[name] for name, column in LIMIT_COLUMN.items()}
+        grown[Metric.PUBLICATIONS] = events["publications"]
+        grown[Metric.PRIVATE_MESSAGES] = events["private_messages"]
+        grown[Metric.DUPLICATES] = events["duplicates"]
+        grown[Metric.RING_DROPPED] = self._outbox.drops
+        grown[Metric.RING_FULL] = self._outbox.full
+        grown[Metric.RECORDS_FAILED] = self._inbox.failed
         for metric, value in grown.items():
             counters.add(metric, value - self._flushed.get(metric, 0))
         self._flushed = grown

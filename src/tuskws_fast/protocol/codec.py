@@ -12,11 +12,24 @@ from typing import Any
 import orjson
 
 JSONDecodeError = orjson.JSONDecodeError
+JSONEncodeError = orjson.JSONEncodeError
+
+# orjson reads 1,024 levels of nesting and writes 254. A message is wrapped again on its way (push, batch, history,
+# record), so it must leave room for that: what was accepted once can always be sent.
+_NESTING_RESERVE = 16
 
 
 def encode(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
     """Raises `TypeError` for what JSON cannot say (also lone surrogates and integers beyond 64 bits)."""
     return orjson.dumps(value, default)
+
+
+def encode_nested(value: object) -> bytes:
+    """As `encode`, for a value that will stand inside others. Raises `JSONEncodeError` for one nested too deeply."""
+    wrapped = value
+    for _ in range(_NESTING_RESERVE):
+        wrapped = [wrapped]
+    return orjson.dumps(wrapped)[_NESTING_RESERVE:-_NESTING_RESERVE]
 
 
 def decode(data: bytes | bytearray | memoryview | str) -> Any:

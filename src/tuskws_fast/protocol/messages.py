@@ -295,8 +295,7 @@ USER = _named(
 LEVEL = _choice(LEVELS)
 STATUS = _choice(STATUSES, ErrorCode.BAD_STATUS)
 TTL = _seconds({"minimum": 0, "maximum": MAX_SECONDS}, lambda value: 0 <= value <= MAX_SECONDS)
-DURATION = _seconds({"exclusiveMinimum": 0, "maximum": MAX_SECONDS}, lambda value: 0 < value <= MAX_SECONDS)
-SETTINGS = _object(
+_SETTINGS = (
     Field("max_members", COUNT, False),
     Field("public", BOOLEAN, False),
     Field("moderated", BOOLEAN, False),
@@ -306,9 +305,11 @@ SETTINGS = _object(
     Field("persistent", BOOLEAN, False),
     Field("slow_consumer", _choice(SLOW_CONSUMER_POLICIES), False),
 )
+SETTINGS = _object(*_SETTINGS)
+SETTING_NAMES = tuple(field.name for field in _SETTINGS)
 
 _ROOM = Field("room", ROOM)
-_MODERATION = (_ROOM, Field("user", USER), Field("seconds", DURATION, False))
+_MODERATION = (_ROOM, Field("user", USER), Field("seconds", TTL, False))
 
 COMMANDS: Mapping[str, Command] = {
     "hello": Command(

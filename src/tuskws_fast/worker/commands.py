@@ -56,7 +56,8 @@ class CommandSettings:
 class Commands:
     """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
     presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts it
-    into the timer wheel for its next deadline: at the start, and when one came nearer."""
+    into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
+    of another connection."""
 
     def __init__(
         self,
@@ -71,6 +72,7 @@ class Commands:
         clock: Callable[[], float],
         monotonic: Callable[[], float],
         file: Callable[[Session], None],
+        new_number: Callable[[], int],
         handlers: Handlers | None = None,
     ) -> None:
         self.settings = settings
@@ -85,6 +87,8 @@ class Commands:
         self._clock = clock
         self._monotonic = monotonic
         self._file = file
+        self._new_number = new_number
+        self.replies = 0
         self._methods: dict[str, Method] = {
             "ping": self._ping,
             "broadcast": self._broadcast,
@@ -96,8 +100,8 @@ class Commands:
             "presence": self._presence,
             "get_presence": self._ask("users", "room"),
             "history": self._history,
-            "create_room": self._create_room,
-            "update_room": self._ask("room", "settings"),
+            "create_room": self._settle_room,
+            "update_room": self._settle_room,
             "delete_room": self._ask("room"),
             "room_info": self._ask("room"),
             "list_rooms": self._ask(),
@@ -169,6 +173,10 @@ class Commands:
         session.username = identity.username
         session.roles = identity.roles
         session.grants = identity.grants
+        if session.mode == PresenceMode.ALL and not session.grants.everywhere & PRESENCE:
+            # The refreshed token no longer says so.
+            session.mode = int(PresenceMode.ROOMS)
+            self.watchers.discard(session)
         session.expires_at = identity.expires_at
         session.rate_key = self.limits.key("rate", identity.user)
         if identity.expires_at is not None:
@@ -177,13 +185,17 @@ class Commands:
         return True
 
     def _drop_identity(self, session: Session) -> None:
-        """A guest signs in: what it held as a guest ends first."""
+        """A guest signs in: what it held as a guest ends first, and its number with it, so that what the broker still
+        decides for the guest finds nobody."""
         for room in sorted(session.rooms):
             self.hub.leave(session.connection, room)
             session.reply(codec.encode({"type": "room_left", "room": room}))
         session.rooms = set()
         session.is_guest = False
         self.outbox.send(records.Detach(session.number, True))
+        del self.sessions[session.number]
+        session.number = self._new_number()
+        self.sessions[session.number] = session
         if session.user_admitted and session.user is not None:
             self.limits.release_user(session.user)
             session.user_admitted = False
@@ -192,7 +204,9 @@ class Commands:
         """Tell the broker who is here (again): identity, presence mode and status of this connection."""
         assert session.user is not None, "only a session with an identity has a lease"
         self.outbox.send(
-            records.Attach(session.number, session.user, session.username, list(session.roles), session.mode, session.status)
+            records.Attach(
+                session.number, session.user, session.username, list(session.roles), session.mode, session.status
+            )
         )
 
     # -- the gate ----------------------------------------------------------------------------------------------------
@@ -210,6 +224,8 @@ class Commands:
         except messages.MessageFault as fault:
             self.charge_fault(session, fault.code, messages.id_of(command), fault.text)
             return
+        if not command["messages"]:
+            self.limits.take(session.rate_key, self._monotonic())
         self._batch(session, command, None)
 
     def dispatch(self, session: Session, command: Command) -> None:
@@ -291,7 +307,8 @@ class Commands:
         if mode is PresenceMode.ALL and not session.grants.everywhere & PRESENCE:
             session.refuse(ErrorCode.FORBIDDEN, command_id, "`presence: all` needs the permission `presence`")
             return
-        session.connection.batch = command.get("batch", session.connection.batch)
+        if "batch" in command:
+            session.connection.set_batch(command["batch"])
         if mode != session.mode:
             session.mode = int(mode)
             (self.watchers.add if mode is PresenceMode.ALL else self.watchers.discard)(session)
@@ -393,7 +410,11 @@ class Commands:
 
     def _push_prefix(self, session: Session, head: bytes, command: Command, command_id: CommandId) -> bytes | None:
         """The push all recipients will get, encoded once, up to what only the broker knows. None: refused."""
-        message = codec.encode(command["message"])
+        try:
+            message = codec.encode_nested(command["message"])
+        except codec.JSONEncodeError:
+            session.refuse(ErrorCode.BAD_MESSAGE, command_id, "`message` is nested too deeply")
+            return None
         if len(message) > self.settings.message_max:
             text = f"The message has {len(message)} bytes, {self.settings.message_max} are allowed"
             session.refuse(ErrorCode.MESSAGE_TOO_LARGE, command_id, text)
@@ -429,8 +450,8 @@ class Commands:
             self.outbox.send(records.Leave(session.number, tag, command["room"]), session)
 
     def _presence(self, session: Session, command: Command, command_id: CommandId) -> None:
-        session.status = command["status"]
-        self._call(session, command_id, "presence", {"status": session.status})
+        if self._call(session, command_id, "presence", {"status": command["status"]}):
+            session.status = command["status"]
 
     def _history(self, session: Session, command: Command, command_id: CommandId) -> None:
         args = {"room": command["room"]}
@@ -440,9 +461,11 @@ class Commands:
             args["limit"] = command["limit"]
         self._call(session, command_id, "history", args)
 
-    def _create_room(self, session: Session, command: Command, command_id: CommandId) -> None:
-        args = {"room": command["room"], "settings": command.get("settings", {})}
-        self._call(session, command_id, "create_room", args)
+    def _settle_room(self, session: Session, command: Command, command_id: CommandId) -> None:
+        # Only the settings there are: what a client adds to them is not ours to carry.
+        given = command.get("settings", {})
+        settings = {name: given[name] for name in messages.SETTING_NAMES if name in given}
+        self._call(session, command_id, command["type"], {"room": command["room"], "settings": settings})
 
     def _ask(self, *fields: str) -> Method:
         """A command that goes up as it is: its name and these of its fields."""
@@ -453,13 +476,15 @@ class Commands:
 
         return ask
 
-    def _call(self, session: Session, command_id: CommandId, op: str, args: dict[str, Any]) -> None:
+    def _call(self, session: Session, command_id: CommandId, op: str, args: dict[str, Any]) -> bool:
+        """Send the command up. False: there is no broker, and the client was told so."""
         if not self._reachable(session, command_id):
-            return
+            return False
         room = args.get("room")
         rights = session.grants.for_room(room) if room is not None else session.grants.everywhere
         tag = self.outbox.expect(session, command_id)
         self.outbox.send(records.Call(session.number, tag, rights, op, args), session)
+        return True
 
 
 def _user(session: Session) -> dict[str, Any]:

@@ -12,7 +12,6 @@ is asked for once. Members never see an offset twice, nor one after a silent hol
 
 from __future__ import annotations
 
-import html
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -42,23 +41,6 @@ class LocalRoom:
         self.late: dict[Connection, int] = {}
 
 
-def escape_body(body: bytes) -> bytes:
-    """The push with HTML-special characters of its `message` escaped (`--escape-html`, at delivery only)."""
-    push = codec.decode(body)
-    push["message"] = _escape(push.get("message"))
-    return codec.encode(push)
-
-
-def _escape(value: object) -> object:
-    if isinstance(value, str):
-        return html.escape(value, quote=True)
-    if isinstance(value, list):
-        return [_escape(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _escape(item) for key, item in value.items()}
-    return value
-
-
 class Hub:
     """`clock` gives Unix time for `batch` messages; `recover(room, epoch, offset)` asks the broker for history."""
 
@@ -66,15 +48,13 @@ class Hub:
         self,
         clock: Callable[[], float],
         recover: Callable[[str, str, int], None],
-        escape_html: bool = False,
     ) -> None:
         self.rooms: dict[str, LocalRoom] = {}
         self.deliveries = 0
-        self.publications = 0
+        self.holes = 0
         self.gaps = 0
         self._clock = clock
         self._recover = recover
-        self._escape_html = escape_html
         self._active: list[LocalRoom] = []
 
     # -- membership --------------------------------------------------------------------------------------------
@@ -136,6 +116,7 @@ class Hub:
     def _miss(self, room: LocalRoom) -> None:
         if not room.recovering:
             room.recovering = True
+            self.holes += 1
             self._recover(room.name, room.epoch, room.offset)
 
     def recovered(self, name: str, epoch: str, publications: list[tuple[int, bytes]]) -> None:
@@ -147,6 +128,7 @@ class Hub:
             if offset <= room.offset:
                 continue
             room.offset = offset
+            # Whom the publisher left out (`echo: false`) is not in history: after a hole it gets its own message too.
             behind = [connection for connection, known in room.late.items() if known >= offset]
             if not behind:
                 self._queue(room, body, None)
@@ -210,9 +192,6 @@ class Hub:
             self.deliveries += len(batch) * fan_out(room.members, Frame(batch, self._clock()))
 
     def _queue(self, room: LocalRoom, body: bytes, exclude: Connection | None) -> None:
-        self.publications += 1
-        if self._escape_html:
-            body = escape_body(body)
         if exclude is None:
             self._append(room, body)
         else:

@@ -11,17 +11,19 @@ from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from tuskws_fast_ext.connection import Connection
-from tuskws_fast_ext.frame import Frame
 
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import DownRecord, PresenceMode
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.protocol.escaping import escape_body
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, enter
 
 log = logging.getLogger(__name__)
+
+_HISTORY = b'{"type":"history"'
 
 
 class Inbox:
@@ -37,12 +39,14 @@ class Inbox:
         sessions: Mapping[int, Session],
         watchers: Set[Session],
         clock: Callable[[], float],
+        escape_html: bool = False,
     ) -> None:
         self._hub = hub
         self._outbox = outbox
         self._sessions = sessions
         self._watchers = watchers
         self._clock = clock
+        self._shown = escape_body if escape_html else _as_it_is
         self.kept: dict[str, tuple[int, Any]] = {}
         self.failed = 0
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
@@ -82,7 +86,7 @@ class Inbox:
 
     def _publication(self, record: records.Publication) -> None:
         exclude = self._connection(record.exclude) if record.exclude else None
-        self._hub.publish(record.room, record.offset, record.body, exclude)
+        self._hub.publish(record.room, record.offset, self._shown(record.body), exclude)
 
     def _reply(self, record: records.Reply) -> None:
         session = self._sessions.get(record.conn)
@@ -100,20 +104,27 @@ class Inbox:
             if not waiting.future.done():
                 waiting.future.set_result(record.body)
         elif waiting.session is not None and (not record.ok or waiting.always or waiting.command_id is not None):
-            waiting.session.reply(record.body, waiting.command_id)
+            body = record.body
+            if body.startswith(_HISTORY):
+                # Replay, however long, is no sign of a slow reader.
+                waiting.session.replay(self._shown(body), waiting.command_id)
+            else:
+                waiting.session.reply(body, waiting.command_id)
 
     def _joined(self, record: records.Joined) -> None:
         waiting = self._outbox.answered(record.tag) if record.tag else None
         session = self._sessions.get(record.conn)
         if session is None or session.connection.is_closing:
-            # It went while the broker decided; its Detach is on the way up and ends the membership there.
+            # It went, or signed in as somebody else, while the broker decided: the Detach of that number is on the
+            # way up and ends the membership there.
+            if waiting is not None and waiting.session is not None:
+                waiting.session.refuse(ErrorCode.UNAVAILABLE, waiting.command_id, "Your identity changed; join again")
             return
         self._hub.join(session.connection, record.room, record.epoch, record.offset)
         enter(session, record.room)
         command_id = waiting.command_id if waiting is not None else None
         for body in (record.body, *record.pages):
-            text = codec.with_id(body, command_id) if command_id is not None else body
-            session.connection.send(Frame([text], self._clock(), exempt=True))
+            session.replay(self._shown(body), command_id)
 
     def _left(self, record: records.Left) -> None:
         waiting = self._outbox.answered(record.tag) if record.tag else None
@@ -146,7 +157,7 @@ class Inbox:
             connection = self._connection(conn)
             if connection is not None:
                 targets[connection] = None
-        self._hub.send_to(targets, record.body)
+        self._hub.send_to(targets, self._shown(record.body))
 
     def _evict(self, record: records.Evict) -> None:
         targets: dict[Connection, None] = {}
@@ -170,7 +181,8 @@ class Inbox:
         self._hub.check(record.room, record.epoch, record.offset)
 
     def _recovered(self, record: records.Recovered) -> None:
-        self._hub.recovered(record.room, record.epoch, record.publications)
+        publications = [(offset, self._shown(body)) for offset, body in record.publications]
+        self._hub.recovered(record.room, record.epoch, publications)
 
     def _gap(self, record: records.Gap) -> None:
         self._hub.gap(record.room, record.epoch, record.first, record.last)
@@ -186,3 +198,7 @@ class Inbox:
         self._hub.send_to(
             {s.connection: None for s in self._sessions.values() if s.connection is not exclude}, record.body
         )
+
+
+def _as_it_is(body: bytes) -> bytes:
+    return body

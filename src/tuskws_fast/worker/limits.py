@@ -74,6 +74,11 @@ class Limits:
         if self.limits.connections_per_user:
             self._admission.release(self.key("user", user))
 
+    @property
+    def slots_lost(self) -> int:
+        """Keys that the tables had no place for, of the whole node."""
+        return self._rates.evicted + self._admission.refused
+
     # -- rates -----------------------------------------------------------------------------------------------------
 
     def take(self, rate_key: int, now: float, cost: int = 1) -> float:

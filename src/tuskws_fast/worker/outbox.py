@@ -1,7 +1,8 @@
 """A worker's way to the broker: records out, and the answers that are still owed for them.
 
 Every command that the broker decides gets a tag; the answer brings it back. A tag lives until its answer, or until the
-broker dies: then each waiting client is told `unavailable` (it may repeat; with a string id nothing happens twice).
+broker dies: then each waiting client is told `unavailable`. It may repeat; whether the dead broker had published is
+not known, and its successor does not know the ids of before.
 
 Nothing is lost on the way up. When the ring is full the link keeps what was sent in its overflow, and the connections
 whose commands met a full ring are not read from until it has drained: back-pressure goes to those who publish.

@@ -27,7 +27,7 @@ from typing import cast
 import uvloop
 from tuskws_fast_ext.connection import FlushPoint
 
-from tuskws_fast import __version__
+from tuskws_fast import __version__, logs
 from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.auth.tokens import Verifier
 from tuskws_fast.config import Config
@@ -139,8 +139,10 @@ class Worker:
         )
         self._point = FlushPoint(self._loop.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
         self._outbox = Outbox(self._loop.call_soon)
-        self._hub = Hub(time.time, self._ask_recovery, config.security.escape_html)
-        self._inbox = Inbox(self._hub, self._outbox, self._sessions, self._watchers, time.time)
+        self._hub = Hub(time.time, self._ask_recovery)
+        self._inbox = Inbox(
+            self._hub, self._outbox, self._sessions, self._watchers, time.time, config.security.escape_html
+        )
         self._commands = Commands(
             CommandSettings(
                 config.security.require_auth,
@@ -158,6 +160,7 @@ class Worker:
             time.time,
             self._loop.time,
             self._file,
+            self._new_number,
         )
         if app is not None:
             if not isinstance(app, Application):
@@ -217,7 +220,7 @@ class Worker:
         elif message.op == "drain":
             self._drain_clients(float(fields["deadline_s"]))
         elif message.op == "reload":
-            self._reload()
+            self._reload(fields.get("log_level"))
         elif message.op == "stop":
             self._finish()
 
@@ -228,7 +231,9 @@ class Worker:
             self._ready = True
             self._context.send("ready")
 
-    def _reload(self) -> None:
+    def _reload(self, log_level: str | None) -> None:
+        if log_level is not None:
+            logs.set_level(log_level)
         try:
             self._commands.verifier = make_verifier(self._config)
         except BootError as error:
@@ -344,8 +349,11 @@ class Worker:
     # -- sessions and time ---------------------------------------------------------------------------------------------
 
     def _new_session(self, address: str) -> Session:
+        return Session(self._commands, self._new_number(), address, self._loop.time())
+
+    def _new_number(self) -> int:
         self._next_number += 1
-        return Session(self._commands, self._next_number, address, self._loop.time())
+        return self._next_number
 
     def _file(self, session: Session) -> None:
         session.look_at = session.next_deadline(self._loop.time(), time.time(), self._times)
@@ -371,12 +379,17 @@ class Worker:
             Metric.TOO_SLOW_CLOSED: point.too_slow,
             Metric.DELIVERIES: self._hub.deliveries,
             Metric.GAPS_SENT: self._hub.gaps,
+            Metric.RING_OVERRUN: self._hub.holes,
+            Metric.REPLIES_SENT: self._commands.replies,
+            Metric.PROTOCOL_ERRORS: point.protocol_errors,
+            Metric.RECORDS_FAILED: self._inbox.failed,
         }
         for metric, value in grown.items():
             counters.add(metric, value - self._flushed.get(metric, 0))
         self._flushed = grown
         counters.set(Metric.CONNECTIONS_CURRENT, len(self._sessions))
         counters.set(Metric.SESSIONS, sum(1 for s in self._sessions.values() if s.user is not None))
+        counters.set(Metric.LIMIT_SLOTS_LOST, self._limits.slots_lost if self._context.slot == 0 else 0)
         counters.set(Metric.QUEUED_BYTES, sum(c.queued_bytes for c in point.blocked))
 
     # -- health --------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from helpers.engine import Client, Node
 
@@ -142,6 +144,13 @@ def test_what_cannot_be_proven_is_not_replayed(since: tuple[str, int]) -> None:
     assert (reply["recovered"], reply["messages"], reply["offset"]) == (False, [], 4)
 
 
+@pytest.mark.parametrize("since", [("e1", "x"), ("e1",), (1, 1), ("e1", True)])
+def test_a_position_that_is_none_is_refused(node: Node, since: Any) -> None:
+    (alice,) = room_of(node, "alice")
+    assert alice.say("chat", "hi")["epoch"] == "e1"
+    assert node.connect("bob").join("chat", since=since)["code"] == "bad_message"
+
+
 def test_a_long_replay_comes_in_pages_and_live_messages_after_the_last() -> None:
     node = Node(page_bytes=2_000)
     (alice,) = room_of(node, "alice")
@@ -206,6 +215,16 @@ def test_guessing_passwords_is_slowed_down_for_the_guesser_alone(node: Node) -> 
     assert carol.join("locked", password="sesame")["type"] == "room_joined"
     node.advance(60.0)
     assert bob.join("locked", password="sesame")["type"] == "room_joined"
+
+
+def test_the_right_password_wipes_the_slate(node: Node) -> None:
+    node.server.call("create_room", room="locked", settings={"password": "sesame"})
+    bob = node.connect("bob")
+    for _ in range(3):
+        for _ in range(4):
+            assert bob.join("locked", password="wrong")["code"] == "bad_password"
+        assert bob.join("locked", password="sesame")["type"] == "room_joined"
+        bob.leave("locked")
 
 
 def test_a_full_room_counts_users_and_lets_a_second_tab_in(node: Node) -> None:

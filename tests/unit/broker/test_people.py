@@ -222,6 +222,14 @@ def test_a_queued_message_arrives_with_the_first_connection_and_once(node: Node)
     assert node.connect("bob").take("private_message") == []
 
 
+def test_what_one_connection_was_sent_does_not_wait_for_the_next(node: Node) -> None:
+    alice, bob = node.connect("alice"), node.connect("bob")
+    alice.tell("bob", "hi")
+    assert len(bob.take("private_message")) == 1
+    bob.close()
+    assert node.connect("bob").take("private_message") == []
+
+
 def test_a_message_during_the_grace_waits_for_the_return(node: Node) -> None:
     alice, bob = node.connect("alice"), node.connect("bob", worker=1)
     bob.drop()
@@ -246,6 +254,8 @@ def test_a_retried_private_message_is_delivered_once(node: Node) -> None:
     assert alice.tell("bob", "hi", key="k") == {**first, "duplicate": True}
     assert alice.tell("bob", "ho", key="k")["code"] == "bad_message"
     assert len(bob.take("private_message")) == 1
+    node.advance(302.0)
+    assert node.engine.census()["dedupe_entries"] == 0
 
 
 def test_a_message_to_oneself_arrives(node: Node) -> None:

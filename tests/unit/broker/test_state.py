@@ -108,6 +108,27 @@ def test_who_stayed_away_is_forgotten_after_a_while() -> None:
     assert node.engine.next_deadline() is None
 
 
+def test_who_is_written_to_is_remembered_longer_and_holds_up_nobody() -> None:
+    node = Node(offline_ttl_s=600.0)
+    watcher = node.connect("watcher", rights=PRESENCE)
+    for user in ("alice", "bob"):
+        node.connect(user).close()
+        node.advance(100.0)
+    watcher.tell("alice", "come back")
+    node.advance(550.0)
+    seen = watcher.call("get_presence", users=["alice", "bob"])["users"]
+    assert [entry["last_seen"] is None for entry in seen] == [False, True]
+
+
+def test_who_came_back_is_not_forgotten() -> None:
+    node = Node(offline_ttl_s=600.0)
+    node.connect("alice").close()
+    node.connect("alice").join("chat")
+    node.advance(10_000.0)
+    assert node.engine.gauges()["online_users"] == 1
+    assert node.server.call("get_presence", users=["alice"])["users"][0]["status"] == "online"
+
+
 def test_coming_and_going_leaves_one_timer_not_many() -> None:
     node = Node()
     for _ in range(50):

@@ -166,6 +166,18 @@ def test_padding_fills_what_is_left_however_little(
     assert get_u64(segment.buffer, AT_HEAD) == CAPACITY + record_bytes(34)
 
 
+def test_padding_needs_room_as_records_do(segment: Segment) -> None:
+    for at in (AT_HEAD, AT_TAIL):
+        put_u64(segment.buffer, at, CAPACITY - 512)
+    producer = Producer(segment.buffer, 0, -1)
+    for size in (1000, 1000, 1000):  # the first skips 512 bytes
+        assert producer.push(1, bytes(size), True)
+    assert producer.free == CAPACITY - 512 - 3 * 1024
+    assert producer.push(1, bytes(512 - 24), True)
+    assert producer.free == 0
+    assert not producer.push(1, b"", True)
+
+
 def test_positions_beyond_32_bits_are_as_good_as_any(segment: Segment) -> None:
     for at in (AT_HEAD, AT_TAIL):
         put_u64(segment.buffer, at, 2**40 - 64)
@@ -426,6 +438,19 @@ def test_a_hand_written_record_is_read_so_the_picture_in_ring_h_is_right(segment
         (b"", CAPACITY + 8, "position"),
         (b"", 12, "position"),
         (b"", 2**64 - 8, "position"),
+    ],
+    ids=[
+        "of_a_zombie",
+        "of_an_earlier_lap",
+        "endless",
+        "longer_than_a_quarter",
+        "reaching_beyond_the_tail",
+        "cut_inside_its_header",
+        "padding_at_the_start",
+        "padding_of_a_whole_lap",
+        "tail_beyond_the_capacity",
+        "tail_off_the_grid",
+        "tail_behind_the_head",
     ],
 )
 def test_records_that_cannot_be(segment: Segment, consumer: Consumer, record: bytes, tail: int, reason: str) -> None:

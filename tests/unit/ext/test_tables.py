@@ -408,8 +408,9 @@ def test_no_key_hash_is_special() -> None:
 
 
 def mark_as_being_taken(buffer: memoryview, by: int) -> None:
-    """What tables.h draws: a taker puts its number plus one into the low bits of the key, here of the only slot."""
-    buffer[tables.HEADER_BYTES : tables.HEADER_BYTES + 2] = struct.pack("<H", by + 1)
+    """What tables.h draws: a taker puts its number plus one into the low bits of the key, here of the first slot."""
+    (key,) = struct.unpack_from("<Q", buffer, tables.HEADER_BYTES)
+    struct.pack_into("<Q", buffer, tables.HEADER_BYTES, key | by + 1)
 
 
 def test_whoever_is_counted_in_a_slot_that_is_being_taken_still_counts() -> None:

@@ -66,6 +66,7 @@ HARMLESS = {
     *{(name, ("id",), "0") for name in EXAMPLES if "id" in EXAMPLES[name]},
     *{(name, ("room",), '"x"') for name in EXAMPLES if "room" in EXAMPLES[name]},
     *{(name, ("user",), '"x"') for name in ("kick", "ban", "mute")},
+    *{(name, ("seconds",), "0") for name in ("kick", "ban", "mute")},  # lifts it
     *{(name, ("since", "epoch"), '"x"') for name in ("join_room", "history")},
     *{(name, ("since", "offset"), "0") for name in ("join_room", "history")},
     ("hello", ("client",), '"x"'),
@@ -190,7 +191,6 @@ def test_status_that_is_none(status: str) -> None:
         {"type": "join_room", "room": "a", "since": {}},
         {"type": "join_room", "room": "a", "since": {"epoch": "e"}},
         {"type": "join_room", "room": "a", "since": {"epoch": "e" * 65, "offset": 1}},
-        {"type": "ban", "room": "a", "user": "b", "seconds": 0},
         {"type": "ban", "room": "a", "user": "b", "seconds": -1},
         {"type": "ban", "room": "a", "user": "b", "seconds": float("inf")},
         {"type": "ban", "room": "a", "user": "b", "seconds": float("nan")},

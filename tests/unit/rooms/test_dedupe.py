@@ -38,6 +38,8 @@ def test_a_key_can_be_used_again_when_its_window_is_over() -> None:
     assert first is not None
     assert first.offset == 9
     assert len(table) == 1
+    table.expire(20.0)
+    assert (len(table), table.bytes) == (0, 0)
 
 
 def test_a_full_scope_forgets_its_own_oldest_only() -> None:

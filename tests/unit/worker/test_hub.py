@@ -6,7 +6,7 @@ import pytest
 from tuskws_fast_ext.connection import Connection, FlushPoint
 
 from tuskws_fast.protocol import codec
-from tuskws_fast.worker.hub import Hub, escape_body
+from tuskws_fast.worker.hub import Hub
 
 
 class Owner:
@@ -16,9 +16,9 @@ class Owner:
 class Node:
     """A hub with connections that queue but are never flushed: what waits is what each would be sent."""
 
-    def __init__(self, escape_html: bool = False) -> None:
+    def __init__(self) -> None:
         self.asked: list[tuple[str, str, int]] = []
-        self.hub = Hub(lambda: 1.0, lambda *position: self.asked.append(position), escape_html)
+        self.hub = Hub(lambda: 1.0, lambda *position: self.asked.append(position))
         self.point = FlushPoint(lambda callback: None, 1 << 20, 1000)
 
     def member(self, room: str = "r", offset: int = 0) -> Connection:
@@ -133,15 +133,6 @@ def test_a_gap_is_told_and_the_room_goes_on_behind_it(node: Node) -> None:
     gap, push = got(one)
     assert codec.decode(gap) == {"type": "gap", "room": "r", "epoch": "f", "from": 1, "to": 7}
     assert push == "<8>"
-
-
-def test_html_is_escaped_at_delivery_at_any_depth_and_only_in_the_message() -> None:
-    body = codec.encode({"type": "room_message", "from": "<u>", "message": {"a": ["<b>&\"'", 1]}})
-    assert codec.decode(escape_body(body)) == {
-        "type": "room_message",
-        "from": "<u>",
-        "message": {"a": ["&lt;b&gt;&amp;&quot;&#x27;", 1]},
-    }
 
 
 def test_an_empty_room_is_forgotten(node: Node) -> None:
