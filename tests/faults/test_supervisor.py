@@ -99,9 +99,12 @@ def test_a_supervisor_that_was_stopped_itself_does_not_blame_its_children() -> N
             os.kill(pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
         wait_until(lambda: time.monotonic() - stopped_at > 1.0, "longer than the patience with a silent child")
-        for pid in everyone:
-            os.kill(pid, signal.SIGCONT)
-        assert node.process.poll() is None
+        os.kill(pids["supervisor"], signal.SIGCONT)
+        # It has looked at its children, and slept again, before one of them could beat.
+        turns = _turns(pids["supervisor"])
+        wait_until(lambda: _turns(pids["supervisor"]) > turns + 1, "the supervisor has looked at its children")
+        for name in ALL:
+            os.kill(pids[name], signal.SIGCONT)
         node.signal(signal.SIGTERM)
         assert node.expect("over")["restarts"] == [0, 0, 0, 0]
 
@@ -146,9 +149,10 @@ def test_a_process_that_is_not_ready_yet_but_beats_is_left_alone() -> None:
         assert node.expect("over")["restarts"] == [0, 0, 0, 0]
 
 
-def test_a_killed_supervisor_leaves_no_process() -> None:
+def test_a_killed_supervisor_leaves_no_process_not_even_one_that_stands_still() -> None:
     with tiny_node(workers=2) as node:
         pids = node.start()["pids"]
+        os.kill(pids["worker 1"], signal.SIGSTOP)
         os.kill(pids["supervisor"], signal.SIGKILL)
         for name in ALL:
             wait_for_end(pids[name])
@@ -291,6 +295,12 @@ def test_children_leave_no_core_files_and_gain_no_privileges() -> None:
         assert next(line for line in limits.splitlines() if line.startswith("Max core")).split()[4:6] == ["0", "0"]
         assert "NoNewPrivs:\t1" in Path(f"/proc/{pid}/status").read_text()
         assert Path(f"/proc/{pid}/oom_score_adj").read_text().strip() == "500"
+
+
+def _turns(pid: int) -> int:
+    """How often a process has gone to sleep."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("voluntary_ctxt")).split()[1])
 
 
 def _fd_count(pid: int) -> int:

@@ -99,6 +99,10 @@ class SpeakingClient:
         unwanted = [message for message in self._waiting if _fits(message, kind, fields)]
         assert not unwanted, f"{self.name} got {unwanted}"
 
+    def forget(self) -> None:
+        """What has come and was not expected is of no interest."""
+        self._waiting.clear()
+
     async def barrier(self) -> None:
         """Everything the broker decided before this is here after it (it answers in order, through the same ring)."""
         await self.request("room_info", room="no-room-of-any-test")

@@ -121,7 +121,7 @@ async def test_connection_ends_with_its_token_unless_refreshed(server: RunningSe
         lives = await crowd.connect(name("ann"), **short)
         await lives.request("auth", token=server.token(name("ann"), ttl_s=600))
         await ends.expect_close(4001)
-        assert time.time() >= int(now + 2)
+        assert int(now + 2) <= time.time() <= now + 6
         assert (await lives.request("ping"))["type"] == "pong"
 
 
@@ -164,13 +164,6 @@ async def test_without_a_key_everyone_is_a_guest(guests: RunningServer, name: Na
         assert (await other.expect("room_message"))["from"].startswith("guest-")
         assert (await one.request("create_room", room=name("other"), settings={}))["code"] == "forbidden"
         assert (await one.request("auth", token="a.b.c"))["type"] == "auth_failed"
-
-
-@on_loop
-async def test_required_authentication_without_a_key_lets_nobody_in() -> None:
-    async with running_server(workers=1, require_auth=True) as server, people(server) as crowd:
-        stranger = await crowd.connect(None)
-        assert (await stranger.request("join_room", room="a"))["code"] == "not_authenticated"
 
 
 @on_loop

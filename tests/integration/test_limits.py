@@ -234,7 +234,8 @@ async def test_idle_connection_is_closed_and_ping_does_not_count() -> None:
 
 
 def test_connection_that_answers_no_ping_is_closed() -> None:
-    with started_server(workers=1, heartbeat_interval="1s", heartbeat_timeout="1s") as server:
+    flags = {"heartbeat_interval": "1s", "heartbeat_timeout": "1s"}
+    with started_server(workers=1, **flags) as server:  # noqa: SIM117
         with RawClient(server.port) as silent, RawClient(server.port) as alive:
             for client in (silent, alive):
                 assert client.expect("welcome")["heartbeat_interval"] == 1
@@ -249,19 +250,20 @@ def test_connection_that_answers_no_ping_is_closed() -> None:
 
 
 def test_half_a_handshake_is_ended_in_time_however_it_drips() -> None:
-    with started_server(workers=1, connection_timeout="1s") as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as silent:
-            with socket.create_connection(("127.0.0.1", server.port), timeout=0.2) as dripping:
-                dripping.sendall(b"GET /ws HTTP/1.1\r\n")
-                started = time.monotonic()
-                answer = b""
-                while not answer and time.monotonic() - started < 8:
-                    with contextlib.suppress(TimeoutError):
-                        answer = dripping.recv(4096)
-                    with contextlib.suppress(OSError):
-                        dripping.sendall(b"X-Drip: 1\r\n")
-                assert answer.startswith(b"HTTP/1.1 408 ")
-                assert silent.recv(4096).startswith(b"HTTP/1.1 408 ")
+    with started_server(workers=1, connection_timeout="1s") as server, contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", server.port)
+        silent = stack.enter_context(socket.create_connection(address, timeout=10))
+        dripping = stack.enter_context(socket.create_connection(address, timeout=0.2))
+        dripping.sendall(b"GET /ws HTTP/1.1\r\n")
+        started = time.monotonic()
+        answer = b""
+        while not answer and time.monotonic() - started < 8:
+            with contextlib.suppress(TimeoutError):
+                answer = dripping.recv(4096)
+            if not answer:
+                dripping.sendall(b"X-Drip: 1\r\n")
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert silent.recv(4096).startswith(b"HTTP/1.1 408 ")
 
 
 @on_loop

@@ -187,20 +187,23 @@ class Link:
     # -- in ----------------------------------------------------------------------------------------------------
 
     def drain(self, max_records: int = DRAIN_RECORDS) -> list[Record]:
-        """What the peer has flushed, in order, at most about `max_records`; `pending` says whether there is more.
+        """What the peer has flushed, in order, at most `max_records`; fewer mean that the ring was found empty.
 
         Records before a bad one are handed out first; the next call raises `LinkPoisoned`.
         """
         records: list[Record] = []
-        if self._damage is None:
-            try:
-                for kind, payload in self._consumer.drain(max_records):
+        try:
+            while self._damage is None and len(records) < max_records:
+                found = self._consumer.drain(max_records - len(records))
+                for kind, payload in found:
                     if kind == _PIECE:
                         self._keep_piece(payload)
                     else:
                         records.append(unpack_record(kind, self._joined(payload)))
-            except (RingPoisoned, ValueError) as error:
-                self._damage = str(error)
+                if not found or found[-1][0] != _PIECE:
+                    break
+        except (RingPoisoned, ValueError) as error:
+            self._damage = str(error)
         if self._damage is not None and not records:
             raise LinkPoisoned(self._damage)
         self.received += len(records)
