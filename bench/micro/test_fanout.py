@@ -14,7 +14,7 @@ def test_fan_out_to_a_thousand_members(benchmark: Any) -> None:
     frame = Frame([b"x" * 200])
 
     def fresh() -> tuple[tuple[dict[Connection, None], Frame], dict[str, Any]]:
-        return ({Connection(point, None, 65536): None for _ in range(MEMBERS)}, frame), {}  # type: ignore[arg-type]
+        return ({Connection(point, None, 65536, 1024): None for _ in range(MEMBERS)}, frame), {}  # type: ignore[arg-type]
 
     reached = benchmark.pedantic(fan_out, setup=fresh, rounds=100)
     assert reached == MEMBERS

@@ -1,7 +1,8 @@
 from libc.stdint cimport uint32_t
-from picows.picows cimport MemoryBuffer, WSFrame, WSListener, WSTransport
+from picows.picows cimport MemoryBuffer, WSListener, WSTransport
 
 from tuskws_fast_ext.frame cimport Frame
+from tuskws_fast_ext.message cimport MessageReader
 
 
 cdef class FlushPoint:
@@ -33,13 +34,13 @@ cdef class Connection(WSListener):
         public object session             # gets on_open, on_message, on_pong, on_closed, on_failure
         Frame first                       # the queue: nearly always one frame deep, so no list until a second comes
         list rest
-        bytearray partial                 # payload of a fragmented message so far
+        MessageReader reader              # made for the first message that is not one plain frame
         readonly Py_ssize_t queued_bytes  # what waits and counts against the limits
         readonly Py_ssize_t queued_messages
         uint32_t message_max
-        uint32_t fragments
+        uint32_t fragments_max
         int fd
-        unsigned char partial_opcode      # 0 = no message in progress
+        bint check_text                   # text must be valid UTF-8 before the session sees it
         readonly bint batch               # hello {batch: true}
         bint is_dirty
         bint is_blocked                   # the transport holds bytes of ours: nothing may be written past them
@@ -59,6 +60,12 @@ cdef class Connection(WSListener):
     cdef int _finish(self) except -1
     cdef int _drop_queue(self) except -1
     cdef int _cut_off(self) except -1
-    cdef int _on_close_frame(self, WSFrame frame) except -1
-    cdef int _on_data_frame(self, WSFrame frame) except -1
+    cdef int fault(self, int code) except -1
+    cdef int peer_close(self, const unsigned char* payload, Py_ssize_t size) except -1
+    cdef int take_frame(
+        self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
+    ) except -1
+    cdef int _take_part(
+        self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
+    ) except -1
     cdef int _deliver(self, bytes payload, bint text) except -1

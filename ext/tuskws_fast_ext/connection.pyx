@@ -1,7 +1,7 @@
 """One client socket: the message layer above picows' frames, and the only place that writes to a socket.
 
-In:   picows parses and unmasks; here frames become messages (fragments joined, RSV bits refused, control frames
-      answered, the closing handshake led to its end) and go to `session.on_message`.
+In:   the gate judges, picows unmasks; here control frames are answered, the closing handshake is led to its end, and
+      messages (ext/message joins fragments) go to `session.on_message`.
 Out:  `queue` takes references to frames, `FlushPoint.flush` writes at the end of the loop turn what each connection
       has waiting, in one system call straight on the socket.
 
@@ -11,8 +11,7 @@ past it. On a short write the rest of that *one* frame goes to the transport, wh
 pointers, and is cut off with 4008 when bytes, messages or age pass their bound. Writing past a transport that still
 holds bytes would tear a frame in two: `is_blocked` is that invariant.
 
-picows is told to answer nothing by itself (no auto-ping, no auto-pong). What it does send is a Close on a framing
-error, after which it ends the connection; `transport.is_close_frame_sent` then keeps us silent.
+picows is told to answer nothing by itself (no auto-ping, no auto-pong), and gets no frame that it could object to.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -20,6 +19,8 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
 
 from tuskws_fast_ext.frame cimport Frame, control_frame
+from tuskws_fast_ext.message cimport MessageReader, Verdict
+from tuskws_fast_ext.utf8 cimport Utf8State, utf8_complete, utf8_feed, utf8_start
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -50,7 +51,6 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     # Frames of one writev. More gain nothing: the socket buffer is full long before.
     IOV_MAX = 64
-    FRAGMENTS_MAX = 1024
     # Seconds a peer has to take what is on its way and to end its half of the closing handshake.
     CLOSE_TIMEOUT = 5
 
@@ -60,7 +60,7 @@ cdef enum:
     PROTOCOL_ERROR = 1002
     NO_CODE = 1005
     ABNORMAL = 1006
-    POLICY = 1008
+    BAD_UTF8 = 1007
     TOO_BIG = 1009
     TOO_SLOW = 4008
 
@@ -70,6 +70,24 @@ cdef inline double monotonic() noexcept nogil:
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef int close_code_of(const unsigned char* payload, Py_ssize_t size) noexcept nogil:
+    """The code of a Close (1005: it has none), or 1002 or 1007 for a payload that no Close may have (RFC 6455 §7.4)."""
+    cdef:
+        int code
+        Utf8State state
+    if size == 0:
+        return NO_CODE
+    if size == 1:
+        return PROTOCOL_ERROR
+    code = payload[0] << 8 | payload[1]
+    if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
+        return PROTOCOL_ERROR
+    utf8_start(&state)
+    if not utf8_feed(&state, payload + 2, size - 2) or not utf8_complete(&state):
+        return BAD_UTF8
+    return code
 
 
 cdef class FlushPoint:
@@ -124,10 +142,14 @@ cdef class Connection(WSListener):
     raises, `on_failure(exception)`. `code` is the peer's close code, 1005 for none given, 1006 for no Close at all.
     """
 
-    def __init__(self, FlushPoint point not None, session, uint32_t message_max):
+    def __init__(
+        self, FlushPoint point not None, session, uint32_t message_max, uint32_t fragments_max, bint check_text=False
+    ):
         self.point = point
         self.session = session
         self.message_max = message_max
+        self.fragments_max = fragments_max
+        self.check_text = check_text
         self.peer_code = ABNORMAL
         self.fd = -1
 
@@ -155,31 +177,19 @@ cdef class Connection(WSListener):
             self.session.on_failure(error)
 
     cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
-        self.last_input = monotonic()
-        if self.peer_closed:
-            return
-        try:
-            if frame.msg_type == WSMsgType.CLOSE:
-                self._on_close_frame(frame)
-            elif self.is_closing:
-                return
-            elif frame.rsv1 or frame.rsv2 or frame.rsv3:
-                # RFC 6455 §5.2: MUST be 0 unless an extension defines a meaning. None is negotiated.
-                self.fail(PROTOCOL_ERROR, b"reserved bits")
-            elif frame.msg_type == WSMsgType.PING:
-                self.queue(Frame.control(WSMsgType.PONG, frame.get_payload_as_bytes()))
-            elif frame.msg_type == WSMsgType.PONG:
-                self.session.on_pong()
-            else:
-                self._on_data_frame(frame)
-        except Exception as error:
-            self.session.on_failure(error)
+        self.take_frame(
+            <unsigned char>frame.msg_type,
+            frame.fin,
+            frame.rsv1 << 2 | frame.rsv2 << 1 | frame.rsv3,
+            <const unsigned char*>frame.payload_ptr,
+            frame.payload_size,
+        )
 
     cpdef on_ws_disconnected(self, WSTransport transport):
         self.is_lost = True
         self.is_closing = True
         self._drop_queue()
-        self.partial = None
+        self.reader = None
         self.point.blocked.discard(self)
         self.point.closing.discard(self)
         session, self.session = self.session, None
@@ -198,43 +208,43 @@ cdef class Connection(WSListener):
         self.point.blocked.discard(self)
         self.write_queue()
 
-    # -- the message layer -----------------------------------------------------------------------------------------
+    # -- from the gate -----------------------------------------------------------------------------------------------
 
-    cdef int _on_data_frame(self, WSFrame frame) except -1:
-        cdef unsigned char opcode = <unsigned char>frame.msg_type
-        if opcode != 0:
-            if self.partial_opcode:
-                # RFC 6455 §5.4: fragments of one message must not be interleaved with another's.
-                self.fail(PROTOCOL_ERROR, b"a new message inside a fragmented one")
-                return 0
-            if frame.fin:
-                if frame.payload_size > self.message_max:
-                    self.fail(TOO_BIG, b"message too big")
-                    return 0
-                return self._deliver(
-                    PyBytes_FromStringAndSize(frame.payload_ptr, frame.payload_size), opcode == WSMsgType.TEXT
-                )
-            self.partial_opcode = opcode
-            self.partial = bytearray()
-            self.fragments = 0
-        elif not self.partial_opcode:
-            self.fail(PROTOCOL_ERROR, b"continuation of nothing")
+    cdef int take_frame(
+        self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
+    ) except -1:
+        """One whole frame with a legal header, unmasked. `data` is valid during the call only."""
+        self.last_input = monotonic()
+        if self.is_closing:
             return 0
-        # Empty fragments count too: a flood of them costs as much as one with bytes (CVE-2026-48779 in `ws`).
-        self.fragments += 1
-        if self.fragments > FRAGMENTS_MAX:
-            self.fail(POLICY, b"too many fragments")
-            return 0
-        if len(self.partial) + frame.payload_size > self.message_max:
-            self.fail(TOO_BIG, b"message too big")
-            return 0
-        self.partial += frame.payload_ptr[: frame.payload_size]
-        if not frame.fin:
-            return 0
-        payload, text = bytes(self.partial), self.partial_opcode == WSMsgType.TEXT
-        self.partial = None
-        self.partial_opcode = 0
-        return self._deliver(payload, text)
+        try:
+            if opcode == WSMsgType.PING:
+                self.queue(Frame.control(WSMsgType.PONG, (<const char*>data)[:size]))
+            elif opcode == WSMsgType.PONG:
+                self.session.on_pong()
+            elif fin and opcode and not rsv and not self.check_text and self.reader is None:
+                self._deliver(PyBytes_FromStringAndSize(<const char*>data, size), opcode == WSMsgType.TEXT)
+            else:
+                self._take_part(opcode, fin, rsv, data, size)
+        except Exception as error:
+            self.session.on_failure(error)
+        return 0
+
+    cdef int _take_part(
+        self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
+    ) except -1:
+        cdef int verdict
+        if self.reader is None:
+            self.reader = MessageReader(self.message_max, self.fragments_max, self.check_text)
+        verdict = self.reader.take(opcode, fin, rsv & 4, rsv & 3, data, size)
+        if verdict == Verdict.WHOLE:
+            payload, text = self.reader.payload, self.reader.opcode == WSMsgType.TEXT
+            # Most clients never fragment, and those that do rarely: the next message is a plain one again.
+            self.reader = None
+            return self._deliver(payload, text)
+        if verdict != Verdict.MORE:
+            self.fail(verdict, self.reader.reason)
+        return 0
 
     cdef int _deliver(self, bytes payload, bint text) except -1:
         self.point.messages_in += 1
@@ -242,26 +252,31 @@ cdef class Connection(WSListener):
         self.session.on_message(payload, text)
         return 0
 
-    cdef int _on_close_frame(self, WSFrame frame) except -1:
+    cdef int fault(self, int code) except -1:
+        """The peer sent a header that no frame may have; nothing more of it is looked at."""
+        self.fail(code, b"message too big" if code == TOO_BIG else b"illegal frame header")
+        return 0
+
+    cdef int peer_close(self, const unsigned char* payload, Py_ssize_t size) except -1:
         """Answer with the peer's own code (RFC 6455 §5.5.1) and end; or, if ours went first, just end."""
-        cdef int code = NO_CODE
-        cdef bytes payload = b""
-        if frame.payload_size >= 2:
-            code = (<unsigned char>frame.payload_ptr[0] << 8) | <unsigned char>frame.payload_ptr[1]
-            payload = frame.payload_ptr[:2]
-            if code < 1000 or code == NO_CODE or code == ABNORMAL or code >= 5000:
-                # picows lets these pass; none of them may stand in a Close (RFC 6455 §7.4).
-                code = PROTOCOL_ERROR
-                payload = b"\x03\xea"
-        self.peer_closed = True
+        cdef int code = close_code_of(payload, size)
+        self.last_input = monotonic()
         self.peer_code = code
+        if code == PROTOCOL_ERROR or code == BAD_UTF8:
+            self.fail(code, b"illegal close")
+        self.peer_closed = True
         if not self.is_closing:
-            self.queue(Frame.control(WSMsgType.CLOSE, payload))
+            self.queue(Frame.control(WSMsgType.CLOSE, (<const char*>payload)[:2] if size else b""))
             self.is_closing = True
             self._finish()
         elif self.first is None:
             self.transport.underlying_transport.close()
         return 0
+
+    def fail(self, int code, bytes reason not None):
+        """The peer broke the protocol: count it and close with `code`."""
+        self.point.protocol_errors += 1
+        self.close(code, reason)
 
     def set_batch(self, bint batch):
         """Whether this client takes `batch` messages. What waits already is counted anew in its other form."""
@@ -270,11 +285,6 @@ cdef class Connection(WSListener):
         for frame in ([] if self.first is None else [self.first, *(self.rest or [])]):
             if not (<Frame>frame).exempt:
                 self.queued_bytes += PyBytes_GET_SIZE((<Frame>frame).wire(batch))
-
-    def fail(self, int code, bytes reason not None):
-        """The peer broke the protocol: count it and close with `code`."""
-        self.point.protocol_errors += 1
-        self.close(code, reason)
 
     # -- out -------------------------------------------------------------------------------------------------------
 
@@ -343,7 +353,7 @@ cdef class Connection(WSListener):
         cdef:
             bytes wire
             Py_ssize_t size, sent
-        if self.is_lost or self.transport.is_close_frame_sent:
+        if self.is_lost:
             return self._drop_queue()
         while self.first is not None:
             if self.rest is not None:

@@ -70,6 +70,15 @@ cdef class Frame:
         self.exempt = exempt
 
     @staticmethod
+    def message(int opcode, bytes payload not None):
+        """One message of any type, as it is; the same in every form."""
+        cdef Frame frame = Frame.__new__(Frame)
+        frame.plain = frame_bytes([payload], opcode)
+        frame.batched = frame.plain
+        frame.count = 1
+        return frame
+
+    @staticmethod
     def control(int opcode, bytes payload not None):
         """A control frame; not a message, so it counts as none. It is the same in every form."""
         cdef Frame frame = Frame.__new__(Frame)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tuskws_fast import logs
+from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.config import Config
 from tuskws_fast.errors import BootError, ConfigError, ExitCode, TuskwsError
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
@@ -53,6 +54,7 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     from tuskws_fast.broker import process as broker
     from tuskws_fast.worker import process as worker
 
+    _check_origins(config)
     set_name("tuskws-fast: supervisor", "tuskws-fast")
     _set_resource_limits()
     server, processes, performance = config.server, config.processes, config.performance
@@ -91,6 +93,14 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     finally:
         gc.unfreeze()
         memory.close()
+
+
+def _check_origins(config: Config) -> None:
+    """What only the policy itself can judge, told before anything is started."""
+    try:
+        OriginPolicy(config.security.allowed_origins)
+    except ValueError as error:
+        raise ConfigError(f"allowed_origins: {error}") from error
 
 
 def _worker_main(

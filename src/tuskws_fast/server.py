@@ -39,10 +39,13 @@ class WebSocketServer(Application):
         self.rooms = RoomManager(self)
 
     def start(self) -> None:
-        """Run the node: supervisor here, broker and workers as its children. Returns when it was told to stop."""
+        """Run the node: supervisor here, broker and workers as its children. Returns when it was told to stop, and
+        raises `SystemExit` with the node's exit code when it could not start, or not end as it should."""
         from tuskws_fast.node import run_node
 
-        run_node(self.config, self)
+        code = run_node(self.config, self)
+        if code:
+            raise SystemExit(code)
 
     # -- what is registered before `start` -----------------------------------------------------------------------------
 

@@ -154,7 +154,6 @@ def test_the_options_of_the_seed_are_accepted_with_their_defaults() -> None:
         "max_rooms_per_user": 50,
         "enable_compression": False,
         "buffer_size": 8192,
-        "keep_alive_timeout": 300,
         "enable_origin_check": True,
         "allowed_origins": ["https://yourdomain.com"],
         "enable_rate_limiting": True,

@@ -201,7 +201,10 @@ def measure(case: Case, settings: Settings, console: Console) -> dict[str, Resul
                     wire=wire if contender.protocol == "raw" else 0,
                     server_pid=contender.pid,
                 )
-                result = run(scenario, line.update)
+                try:
+                    result = run(scenario, line.update)
+                except RunError as error:
+                    raise RunError(f"{name}: {error}\nThe end of its log:\n{contender.log_tail()}") from error
             if name == OURS and result.wire_bytes_per_delivery:
                 wire = round(result.wire_bytes_per_delivery)
             found.setdefault(name, []).append(result)

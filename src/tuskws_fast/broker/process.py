@@ -80,6 +80,7 @@ class Broker:
         self._inbox = Inbox(self._engine, self._outbox)
         self._held: dict[int, tuple[Segment, int]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._asleep = False
         self._flushed: dict[int, int] = {}
         self._done = loop.create_future()
@@ -184,11 +185,13 @@ class Broker:
     def _arm(self) -> None:
         """Wake for the engine's next deadline, and not otherwise."""
         due = self._engine.next_deadline()
-        if self._timer is not None and (due is None or due < self._timer.when()):
+        if self._timer is not None and (due is None or due < self._timer_due):
             self._timer.cancel()
             self._timer = None
         if due is not None and self._timer is None:
+            # uvloop returns a plain handle, which knows no time, for what is due at once: so the time is kept here.
             self._timer = self._loop.call_at(due, self._on_due)
+            self._timer_due = due
 
     def _on_due(self) -> None:
         self._timer = None

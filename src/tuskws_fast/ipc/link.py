@@ -194,13 +194,14 @@ class Link:
         records: list[Record] = []
         try:
             while self._damage is None and len(records) < max_records:
-                found = self._consumer.drain(max_records - len(records))
+                wanted = max_records - len(records)
+                found = self._consumer.drain(wanted)
                 for kind, payload in found:
                     if kind == _PIECE:
                         self._keep_piece(payload)
                     else:
                         records.append(unpack_record(kind, self._joined(payload)))
-                if not found or found[-1][0] != _PIECE:
+                if len(found) < wanted:
                     break
         except (RingPoisoned, ValueError) as error:
             self._damage = str(error)

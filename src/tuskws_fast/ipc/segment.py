@@ -4,7 +4,8 @@ A segment is a memfd, so it has no name in any directory: who has not inherited 
 a control socket) cannot open it, and it is gone with the last process that holds it. What can go wrong with shared
 memory goes wrong at `create`, not later:
 
-    all of it is allocated at once      a full machine is an error at start, not a SIGBUS in the middle of a write
+    all of it is allocated at once      a full machine is an error at start, not a SIGBUS in the middle of a write;
+                                        and asked for first, because the kernel would rather kill others than refuse
     it can neither shrink nor grow      sealed: no peer can cut the memory off under us; `from_fd` insists on it
     only our own user may open it       a memfd is born 0777, and /proc/PID/fd would let the group in
 
@@ -42,6 +43,9 @@ class Segment:
     @classmethod
     def create(cls, name: str, size: int) -> Segment:
         """Zeroed memory of `size` bytes, shown as `/memfd:tuskws-<name>`. `OSError` when there is not enough."""
+        available = _available_bytes()
+        if size > available:
+            raise OSError(errno.ENOMEM, f"segment {name} needs {size} bytes of memory, {available} are available")
         fd = _memfd(NAME_PREFIX + name)
         try:
             os.fchmod(fd, 0o600)
@@ -70,6 +74,16 @@ class Segment:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+def _available_bytes() -> int:
+    """What the kernel could give without swapping. A memfd has no limit of its own: `posix_fallocate` of too much ends
+    not in ENOSPC but in the OOM killer, which takes processes that have nothing to do with it."""
+    with open("/proc/meminfo", "rb") as meminfo:
+        for line in meminfo:
+            if line.startswith(b"MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    raise OSError(errno.ENOSYS, "/proc/meminfo does not say what memory is available")
 
 
 def _memfd(name: str) -> int:

@@ -27,6 +27,7 @@ import httptools
 from picows import WSAutoPingStrategy, WSUpgradeResponse, WSUpgradeResponseWithListener
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stub, but its public protocol class
 from tuskws_fast_ext.connection import Connection, FlushPoint
+from tuskws_fast_ext.gate import Gate, ReadBuffer
 from tuskws_fast_ext.tables import Counters
 
 from tuskws_fast.auth.origin import OriginPolicy
@@ -35,6 +36,7 @@ from tuskws_fast.metrics import Metric
 from tuskws_fast.protocol import handshake
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.handshake import Head, Refusal
+from tuskws_fast.worker.echo import ECHO_PATH, EchoSession
 from tuskws_fast.worker.limits import Limits
 from tuskws_fast.worker.session import Session
 
@@ -61,9 +63,11 @@ _CANONICAL = (
 class AcceptorSettings:
     connection_timeout_s: float
     frame_max: int
+    fragments_max: int
     buffer_bytes: int
     allow_query_token: bool
     demo_page: bytes | None
+    echo: bool
     sockets_max: int  # of this process: RLIMIT_NOFILE
 
 
@@ -101,7 +105,12 @@ class Acceptor:
         self._page = page
         self._open: deque[tuple[float, Handshake]] = deque()
         self.half_open = 0
-        self.buffer = bytearray(READ_BUFFER_BYTES)
+        self._buffer = ReadBuffer(READ_BUFFER_BYTES)
+
+    @property
+    def buffer(self) -> memoryview:
+        """What is read goes here first, of half-open and of upgraded connections alike."""
+        return self._buffer.view
 
     def protocol(self) -> Handshake:
         """The protocol factory of the listening socket."""
@@ -130,7 +139,8 @@ class Acceptor:
         if not handshake.wants_upgrade(head):
             attempt.respond(self._plain_answer(path, head.method == "HEAD"))
             return
-        if path not in PATHS:
+        echo = path == ECHO_PATH and self.settings.echo
+        if path not in PATHS and not echo:
             self.counters.add(Metric.REFUSED_PATH)
             attempt.refuse(Refusal(HTTPStatus.NOT_FOUND))
             return
@@ -142,7 +152,13 @@ class Acceptor:
         if isinstance(admitted, Refusal):
             attempt.refuse(admitted)
             return
-        self._upgrade(attempt, head, key, admitted)
+        if echo:
+            self._upgrade(attempt, head, key, EchoSession(self._limits, attempt.address))
+            return
+        session = self._new_session(attempt.address)
+        session.address_admitted = True
+        session.token_identity = admitted.identity
+        self._upgrade(attempt, head, key, session)
 
     def _plain_answer(self, path: str, head_only: bool) -> bytes:
         page = self._page(path)
@@ -189,11 +205,13 @@ class Acceptor:
             raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
         return verifier.verify(token, time.time())
 
-    def _upgrade(self, attempt: Handshake, head: Head, key: bytes, admitted: _Admitted) -> None:
-        session = self._new_session(attempt.address)
-        session.address_admitted = True
-        session.token_identity = admitted.identity
-        session.connection = Connection(self._point, session, self.settings.frame_max)
+    def _upgrade(self, attempt: Handshake, head: Head, key: bytes, session: Session | EchoSession) -> None:
+        """Hand the socket to picows, with the gate in front of it and `session` behind."""
+        # JSON's decoder refuses bad UTF-8 by itself; an echo has none.
+        check_text = isinstance(session, EchoSession)
+        session.connection = Connection(
+            self._point, session, self.settings.frame_max, self.settings.fragments_max, check_text
+        )
         selected = handshake.selected_subprotocol(head)
         response = WSUpgradeResponse.create_101_response(
             {"Sec-WebSocket-Protocol": selected} if selected is not None else None
@@ -218,9 +236,11 @@ class Acceptor:
         )
         transport, behind = attempt.detach()
         protocol.connection_made(transport)
-        transport.set_protocol(protocol)
+        gate = Gate(protocol, session.connection, self._buffer, self.settings.frame_max)
+        transport.set_protocol(cast(asyncio.BaseProtocol, gate))
         _feed(protocol, _CANONICAL % key)
-        _feed(protocol, behind)
+        if behind:
+            gate.feed(behind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,13 +306,13 @@ class Handshake(asyncio.BufferedProtocol):
         if self.transport is not None:
             self._finished()
 
-    def get_buffer(self, sizehint: int) -> bytearray:
+    def get_buffer(self, sizehint: int) -> memoryview:
         return self._acceptor.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._parser is None:
             return
-        data = bytes(memoryview(self._acceptor.buffer)[:nbytes])
+        data = bytes(self._acceptor.buffer[:nbytes])
         before = self._received
         self._received += nbytes
         try:

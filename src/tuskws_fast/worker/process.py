@@ -30,8 +30,8 @@ from tuskws_fast_ext.connection import FlushPoint
 from tuskws_fast import __version__, logs
 from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.auth.tokens import Verifier
-from tuskws_fast.config import Config
-from tuskws_fast.errors import BootError
+from tuskws_fast.config import Config, read_jwt_secret
+from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.segment import Segment
@@ -77,12 +77,9 @@ def main(context: ChildContext, config: Config, app: object | None) -> None:
 def make_verifier(config: Config) -> Verifier | None:
     """The verifier of the configured key, read (again) from its file; None without one. Raises `BootError`."""
     security = config.security
-    secret = security.jwt_secret
     try:
-        if security.jwt_secret_file:
-            with open(security.jwt_secret_file, encoding="utf-8") as file:
-                secret = file.read().strip()
-        if not secret:
+        secret = read_jwt_secret(security)
+        if secret is None:
             return None
         return Verifier(
             [secret],
@@ -92,7 +89,7 @@ def make_verifier(config: Config) -> Verifier | None:
             allow_no_exp=security.allow_no_exp,
             max_token_ttl_s=security.max_token_ttl,
         )
-    except (OSError, ValueError) as error:
+    except (ConfigError, ValueError) as error:
         raise BootError(f"the token secret: {error}") from error
 
 
@@ -177,9 +174,11 @@ class Worker:
             AcceptorSettings(
                 config.timeouts.connection_timeout,
                 config.limits.max_frame_size,
+                config.limits.max_fragments,
                 config.performance.buffer_size,
                 security.allow_query_token,
                 demo.read_bytes() if demo is not None else None,
+                config.server.echo,
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0],
             ),
             self._point,
@@ -399,7 +398,8 @@ class Worker:
         if path not in HEALTH_PATHS:
             return None
         rows = self._context.memory.rows()
-        status = health_of(rows, time.monotonic_ns() // 1_000_000)
+        now_ms = time.monotonic_ns() // 1_000_000
+        status = health_of(rows, now_ms)
         if path == "/livez":
             return _json_page(HTTPStatus.OK, {"status": "alive"})
         ready = self._outbox.connected and not self._draining and status not in ("draining", "starting")
@@ -410,6 +410,7 @@ class Worker:
         fields = {
             "status": status,
             "connections": sum(row[Metric.CONNECTIONS_CURRENT] for row in rows),
+            "uptime_seconds": (now_ms - rows[ROW_SUPERVISOR][Metric.STARTED]) // 1_000,
             "last_check": round(time.time(), 3),
         }
         return _json_page(code, fields)

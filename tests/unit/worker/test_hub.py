@@ -22,7 +22,7 @@ class Node:
         self.point = FlushPoint(lambda callback: None, 1 << 20, 1000)
 
     def member(self, room: str = "r", offset: int = 0) -> Connection:
-        connection = Connection(self.point, Owner(), 65536)  # type: ignore[arg-type]
+        connection = Connection(self.point, Owner(), 65536, 1024)  # type: ignore[arg-type]
         self.hub.join(connection, room, "e", offset)
         return connection
 

@@ -1,0 +1,44 @@
+from libc.stdint cimport uint32_t
+
+from tuskws_fast_ext.connection cimport Connection
+
+
+cdef enum:
+    HEADER_MAX = 14
+    # Whole frames up to this go through picows, whose read buffer (2 KiB less 256) then never has to grow.
+    PICOWS_FRAME_MAX = 1408
+
+
+cdef struct Header:
+    unsigned char opcode
+    bint fin
+    unsigned char rsv
+    Py_ssize_t size         # of the header itself
+    Py_ssize_t payload
+    int fault               # close code, 0 = a legal header
+
+
+cdef class ReadBuffer:
+    cdef:
+        bytearray memory
+        readonly object view             # what every get_buffer returns: made once a worker
+
+
+cdef class Gate:
+    cdef:
+        object _protocol                 # picows' WSProtocol
+        Connection _connection
+        ReadBuffer _buffer
+        bytearray _held                  # the start of a frame that is not here as a whole yet
+        Py_ssize_t _wanted               # how long it will be, 0 while even its header is not complete
+        uint32_t _frame_max
+        bint _ended
+
+    cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef Py_ssize_t _continue_held(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _scan(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _single(self, Header* header, unsigned char* frame) except -1
+    cdef int _feed_picows(self, const unsigned char* data, Py_ssize_t size) except -1
+
+
+cdef int parse_header(const unsigned char* data, Py_ssize_t size, uint32_t frame_max, Header* header) noexcept nogil

@@ -1,0 +1,254 @@
+"""In front of picows: every byte of a client passes here, and only whole, legal frames go on.
+
+picows parses one frame ahead and answers what it dislikes by itself, at once. So a good message whose successor in the
+same segment is bad was never answered, a second Close hid the first (Autobahn 4.1.3-5, 4.2.3-5, 7.1.2), and its Close
+overtook what we had queued. It also keeps the largest read buffer it ever needed. Here each header is judged first:
+
+    a run of whole small frames   ─▶ picows, as it came: unmasked in place, no copy kept
+    a frame cut by the read's end ─▶ held until it is whole
+    a frame longer than picows' buffer ─▶ held, unmasked here, handed to the connection: the memory goes with it
+    a Close, or an illegal header ─▶ the connection; nothing behind it is looked at
+
+Connections that hold nothing share one read buffer a worker: uvloop reads and calls back in one go.
+"""
+
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from tuskws_fast_ext.connection cimport Connection
+
+cdef enum:
+    OP_CLOSE = 0x8
+    CONTROL_BIT = 0x8
+    CONTROL_PAYLOAD_MAX = 125
+    PROTOCOL_ERROR = 1002
+    TOO_BIG = 1009
+
+
+cdef int parse_header(
+    const unsigned char* data, Py_ssize_t size, uint32_t frame_max, Header* header
+) noexcept nogil:
+    """Judge the frame header at `data` (RFC 6455 §5.2). 1: it is complete (or its fault is plain already), 0: more bytes
+    are needed."""
+    cdef:
+        unsigned int length
+        uint64_t long_length
+        int i
+    header.fault = 0
+    if size < 2:
+        return 0
+    header.fin = data[0] >> 7
+    header.rsv = (data[0] >> 4) & 7
+    header.opcode = data[0] & 0x0F
+    length = data[1] & 0x7F
+    if header.opcode > 10 or 2 < header.opcode < 8:
+        header.fault = PROTOCOL_ERROR
+    elif header.opcode & CONTROL_BIT and (not header.fin or length > CONTROL_PAYLOAD_MAX or header.rsv):
+        # §5.5: control frames are short and never fragmented; no extension gives their reserved bits a meaning.
+        header.fault = PROTOCOL_ERROR
+    elif not data[1] >> 7:
+        # §5.1: a server MUST close when it gets a frame that is not masked.
+        header.fault = PROTOCOL_ERROR
+    if header.fault:
+        return 1
+    if length < 126:
+        header.size = 6
+        header.payload = length
+    elif length == 126:
+        header.size = 8
+        if size < 4:
+            return 0
+        header.payload = data[2] << 8 | data[3]
+        if header.payload < 126:
+            header.fault = PROTOCOL_ERROR
+    else:
+        header.size = HEADER_MAX
+        if size < 10:
+            return 0
+        long_length = 0
+        for i in range(8):
+            long_length = long_length << 8 | data[2 + i]
+        if long_length >> 63 or long_length < 65536:
+            header.fault = PROTOCOL_ERROR
+        elif long_length > frame_max:
+            header.fault = TOO_BIG
+        else:
+            header.payload = <Py_ssize_t>long_length
+    if not header.fault and header.payload > frame_max:
+        header.fault = TOO_BIG
+    return 1 if header.fault or size >= header.size else 0
+
+
+cdef void unmask(unsigned char* data, Py_ssize_t size, const unsigned char* mask) noexcept nogil:
+    cdef:
+        uint32_t mask32
+        uint64_t mask64, word
+        Py_ssize_t i = 0
+    memcpy(&mask32, mask, 4)
+    mask64 = <uint64_t>mask32 << 32 | mask32
+    while i + 8 <= size:
+        memcpy(&word, data + i, 8)
+        word ^= mask64
+        memcpy(data + i, &word, 8)
+        i += 8
+    while i < size:
+        data[i] ^= mask[i & 3]
+        i += 1
+
+
+cdef class ReadBuffer:
+    """The buffer that all connections of a worker read into. Nothing stays in it between two callbacks."""
+
+    def __init__(self, Py_ssize_t size):
+        self.memory = bytearray(size)
+        self.view = memoryview(self.memory)
+
+
+cdef class Gate:
+    """The transport's protocol after the upgrade. `protocol` is picows', whose life it leads from here."""
+
+    def __init__(self, protocol, Connection connection not None, ReadBuffer buffer not None, uint32_t frame_max):
+        self._protocol = protocol
+        self._connection = connection
+        self._buffer = buffer
+        self._frame_max = frame_max
+
+    # -- what the transport calls ------------------------------------------------------------------------------------
+
+    def get_buffer(self, sizehint):
+        return self._buffer.view
+
+    def buffer_updated(self, Py_ssize_t size):
+        self._pass(<const unsigned char*>PyByteArray_AS_STRING(self._buffer.memory), size)
+
+    def feed(self, bytes data not None):
+        """Bytes that came by another way: behind the upgrade request, or from a test."""
+        self._pass(data, len(data))
+
+    def eof_received(self):
+        return self._protocol.eof_received()
+
+    def connection_lost(self, error):
+        self._ended = True
+        self._held = None
+        self._protocol.connection_lost(error)
+
+    def pause_writing(self):
+        self._connection.pause_writing()
+
+    def resume_writing(self):
+        self._connection.resume_writing()
+
+    # -- frames ------------------------------------------------------------------------------------------------------
+
+    cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t used = 0
+        if self._held is not None:
+            used = self._continue_held(data, size)
+        if not self._ended and used < size:
+            self._scan(data + used, size - used)
+        return 0
+
+    cdef Py_ssize_t _continue_held(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Complete the held frame from `data`; returns how many bytes that took."""
+        cdef:
+            Header header
+            Py_ssize_t had, take
+            Py_ssize_t used = 0
+            bytearray frame
+        while True:
+            had = PyByteArray_GET_SIZE(self._held)
+            if not self._wanted:
+                if parse_header(<unsigned char*>PyByteArray_AS_STRING(self._held), had, self._frame_max, &header):
+                    if header.fault:
+                        self._ended = True
+                        self._connection.fault(header.fault)
+                        return size
+                    self._wanted = header.size + header.payload
+                    continue
+                take = 1
+            else:
+                take = self._wanted - had
+            if take > size - used:
+                take = size - used
+            if take:
+                PyByteArray_Resize(self._held, had + take)
+                memcpy(PyByteArray_AS_STRING(self._held) + had, data + used, take)
+                used += take
+            if self._wanted and had + take == self._wanted:
+                break
+            if used == size:
+                return used
+        frame = self._held
+        self._held = None
+        self._wanted = 0
+        parse_header(<unsigned char*>PyByteArray_AS_STRING(frame), PyByteArray_GET_SIZE(frame), self._frame_max, &header)
+        self._single(&header, <unsigned char*>PyByteArray_AS_STRING(frame))
+        return used
+
+    cdef int _scan(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Pass on what is whole in `data`, hold what is not."""
+        cdef:
+            Header header
+            Py_ssize_t at = 0
+            Py_ssize_t run = 0          # start of the run of small frames that nobody has yet
+            Py_ssize_t whole
+        while at < size:
+            if not parse_header(data + at, size - at, self._frame_max, &header):
+                break
+            if header.fault:
+                self._feed_picows(data + run, at - run)
+                self._ended = True
+                self._connection.fault(header.fault)
+                return 0
+            whole = header.size + header.payload
+            if whole > size - at:
+                break
+            if whole > PICOWS_FRAME_MAX or header.opcode == OP_CLOSE:
+                self._feed_picows(data + run, at - run)
+                self._single(&header, <unsigned char*>data + at)
+                if self._ended:
+                    return 0
+                run = at + whole
+            at += whole
+        self._feed_picows(data + run, at - run)
+        if at < size and not self._ended:
+            self._held = bytearray((<const char*>data)[at:size])
+            self._wanted = 0
+        return 0
+
+    cdef int _single(self, Header* header, unsigned char* frame) except -1:
+        """One whole frame by itself, in memory that may be written: unmasked here."""
+        cdef unsigned char* payload = frame + header.size
+        if header.opcode != OP_CLOSE and header.size + header.payload <= PICOWS_FRAME_MAX:
+            return self._feed_picows(frame, header.size + header.payload)
+        unmask(payload, header.payload, payload - 4)
+        if header.opcode == OP_CLOSE:
+            self._ended = True
+            self._connection.peer_close(payload, header.payload)
+        else:
+            self._connection.take_frame(header.opcode, header.fin, header.rsv, payload, header.payload)
+        return 0
+
+    cdef int _feed_picows(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Give picows whole frames, in pieces that its buffer takes without growing."""
+        cdef:
+            Py_buffer view
+            Py_ssize_t room
+        while size > 0 and not self._connection.is_lost:
+            buffer = self._protocol.get_buffer(-1)
+            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
+            # picows doubles a buffer that is 90 % full after a read.
+            room = view.len * 85 // 100
+            if room < 1:
+                room = view.len
+            if room > size:
+                room = size
+            memcpy(view.buf, data, room)
+            PyBuffer_Release(&view)
+            self._protocol.buffer_updated(room)
+            data += room
+            size -= room
+        return 0
