@@ -1,1 +1,1 @@
-"""The compiled half of the server: rings, shared tables, frames, connections, fan-out. A leaf: imports nothing of ours."""
+"""The compiled half of the server: rings, shared tables, frames, connections, fan-out. Imports nothing of ours."""

@@ -1,5 +1,6 @@
-from typing_extensions import Buffer
 from typing import NamedTuple
+
+from typing_extensions import Buffer
 
 HEADER_BYTES: int
 RECORD_HEADER_BYTES: int

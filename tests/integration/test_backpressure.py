@@ -1,4 +1,4 @@
-"""Members that do not read: every byte they get later is right, they are cut off at the bound, nobody else is harmed."""
+"""Members that do not read: what they get later is right, they are cut off at the bound, nobody else is harmed."""
 
 from __future__ import annotations
 

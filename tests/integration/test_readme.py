@@ -1,4 +1,4 @@
-"""The README's examples, run as a newcomer would: the page in a browser, the script in a shell, talking to each other."""
+"""The README's examples, run as a newcomer would: the page in a browser and the script in a shell, chatting."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from helpers.raw import RawClient
 from helpers.server import started_server, wait_until
 from helpers.sockets import Page, open_page, started_browser
+from helpers.waiting import eventually
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONUNBUFFERED": "1"}
@@ -21,11 +22,17 @@ def example(language: str, number: int = 0) -> str:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)[number]
 
 
-async def text_of(page: Page, wanted: str) -> str:
-    async with asyncio.timeout(10):
-        while wanted not in (text := await page.evaluate("document.body.innerText")):
-            await asyncio.sleep(0.05)
-    return str(text)
+async def shows(page: Page, wanted: str) -> None:
+    async def is_shown() -> bool:
+        return wanted in await page.evaluate("document.body.innerText")
+
+    await eventually(is_shown, f"{wanted!r} on the page")
+
+
+def started_script(script: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
 
 
 def test_the_page_and_the_script_chat_with_each_other(tmp_path: Path) -> None:
@@ -36,15 +43,13 @@ def test_the_page_and_the_script_chat_with_each_other(tmp_path: Path) -> None:
         script.write_text(example("python").replace("8080", str(port)))
         with started_browser() as browser:
             async with open_page(browser, html.as_uri(), lambda event: None) as page:
-                with subprocess.Popen(
-                    [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
-                ) as process:
+                with started_script(script) as process:
                     assert process.stdin is not None
                     assert process.stdout is not None
-                    await text_of(page, "are here")
+                    await shows(page, "are here")
                     process.stdin.write("hello from the shell\n")
                     process.stdin.flush()
-                    await text_of(page, "hello from the shell")
+                    await shows(page, "hello from the shell")
                     await page.evaluate(
                         "document.getElementById('line').value = 'hello from the browser';"
                         "document.getElementById('line').dispatchEvent(new Event('change'))"

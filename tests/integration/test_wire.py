@@ -1,4 +1,4 @@
-"""Frames and requests that RFC 6455 forbids, byte by byte: the close code or status each gets, and nobody else notices."""
+"""Frames and requests that RFC 6455 forbids: the close code or status each gets, and that nobody else notices."""
 
 from __future__ import annotations
 

@@ -64,3 +64,11 @@ def test_a_reload_of_a_broken_configuration_changes_nothing() -> None:
         raise ConfigError("port: 'x' is not a number")
 
     assert node._reload(reread) == {}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("origin", ["https://", "ftp://a", "https://a/path", "https://u@a", "https://a b", "*"])
+def test_what_is_no_origin_stops_the_node_before_anything_is_started(
+    origin: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert node.run_node(load({"allowed_origins": origin, "port": 0, "workers": 1})) == ExitCode.CONFIG
+    assert "cannot start: allowed_origins:" in capfd.readouterr().err

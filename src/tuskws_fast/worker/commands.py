@@ -55,8 +55,8 @@ class CommandSettings:
 
 class Commands:
     """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
-    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts it
-    into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
+    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts
+    it into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
     of another connection."""
 
     def __init__(

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 
-from tuskws_fast.protocol.codes import CloseCode
-from tuskws_fast.worker.limits import Limits
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.frame import Frame
+
+from tuskws_fast.protocol.codes import CloseCode
+from tuskws_fast.worker.limits import Limits
 
 log = logging.getLogger(__name__)
 

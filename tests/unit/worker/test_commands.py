@@ -29,7 +29,7 @@ def greeted(desk: Desk, number: int = 1) -> tuple[Session, Wire]:
 
 def test_a_guest_is_greeted_and_announced() -> None:
     desk = Desk()
-    session, wire = desk.connect()
+    _session, wire = desk.connect()
     welcome = wire.pop()
     assert welcome["type"] == "welcome"
     assert welcome["authenticated"] is True

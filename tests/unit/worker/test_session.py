@@ -68,7 +68,7 @@ def test_idling_is_off_by_default_and_counts_commands_only() -> None:
 
 
 def test_the_next_look_is_at_the_nearest_deadline() -> None:
-    desk, session, wire = open_session(require_auth=True)
+    desk, session, _wire = open_session(require_auth=True)
     due = session.next_deadline(desk.now, desk.wall, TIMES)
     assert due == desk.now + 10.0
     session.user = "ada"
@@ -78,6 +78,6 @@ def test_the_next_look_is_at_the_nearest_deadline() -> None:
 
 
 def test_a_failure_of_ours_costs_this_connection_only() -> None:
-    desk, session, wire = open_session()
+    _desk, session, wire = open_session()
     session.on_failure(RuntimeError("a defect"))
     assert wire.closed == 1011
