@@ -1,4 +1,4 @@
-"""Whatever JSON a client sends, `check` passes it or raises `MessageFault`; what it passed, it passes again unchanged."""
+"""Whatever JSON a client sends, `check` passes or raises `MessageFault`; what it passed, it passes again unchanged."""
 
 from __future__ import annotations
 
