@@ -1,5 +1,4 @@
 from libc.stdint cimport uint32_t
-from picows.picows cimport MemoryBuffer, WSListener, WSTransport
 
 from tuskws_fast_ext.frame cimport Frame
 from tuskws_fast_ext.message cimport MessageReader
@@ -10,8 +9,6 @@ cdef class FlushPoint:
         list dirty                        # connections with something queued in this loop turn
         object call_soon
         bint scheduled
-        MemoryBuffer scratch              # picows' write buffer, one for all: it is used within one call only
-        object ended                      # a finished future, in place of one a connection that nobody awaits
         readonly set blocked              # connections whose socket is full: the owner watches their age
         readonly set closing              # connections that owe us the end of the closing handshake
         readonly Py_ssize_t queue_bytes_max
@@ -27,9 +24,10 @@ cdef class FlushPoint:
     cdef int mark(self, Connection connection) except -1
 
 
-cdef class Connection(WSListener):
+cdef class Connection:
     cdef:
-        readonly WSTransport transport
+        object __weakref__
+        readonly object transport         # asyncio.Transport
         FlushPoint point
         public object session             # gets on_open, on_message, on_pong, on_closed, on_failure
         Frame first                       # the queue: nearly always one frame deep, so no list until a second comes
@@ -60,6 +58,9 @@ cdef class Connection(WSListener):
     cdef int _finish(self) except -1
     cdef int _drop_queue(self) except -1
     cdef int _cut_off(self) except -1
+    cpdef lost(self)
+    cpdef pause_writing(self)
+    cpdef resume_writing(self)
     cdef int fault(self, int code) except -1
     cdef int peer_close(self, const unsigned char* payload, Py_ssize_t size) except -1
     cdef int take_frame(

@@ -1,7 +1,6 @@
+import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
-
-from picows import WSListener, WSTransport
 
 from tuskws_fast_ext.frame import Frame
 
@@ -28,8 +27,8 @@ class FlushPoint:
     def flush(self) -> None: ...
     def expire(self, now: float, age_max_s: float) -> None: ...
 
-class Connection(WSListener):
-    transport: WSTransport
+class Connection:
+    transport: asyncio.Transport | None
     session: ConnectionOwner | None
     queued_bytes: int
     queued_messages: int
@@ -48,6 +47,8 @@ class Connection(WSListener):
         fragments_max: int,
         check_text: bool = False,
     ) -> None: ...
+    def open(self, transport: asyncio.Transport, fd: int, response: bytes) -> None: ...
+    def lost(self) -> None: ...
     def set_batch(self, batch: bool) -> None: ...
     def send(self, frame: Frame) -> None: ...
     def close(self, code: int, reason: bytes = b"") -> None: ...

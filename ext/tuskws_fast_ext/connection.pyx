@@ -10,14 +10,10 @@ past it. On a short write the rest of that *one* frame goes to the transport, wh
 `resume_writing` nothing else is written and frames wait here as references. So a slow member costs a list of
 pointers, and is cut off with 4008 when bytes, messages or age pass their bound. Writing past a transport that still
 holds bytes would tear a frame in two: `is_blocked` is that invariant.
-
-picows is told to answer nothing by itself (no auto-ping, no auto-pong), and gets no frame that it could object to.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
-from picows.picows cimport WSFrame, WSListener, WSMsgType, WSTransport
-
 from tuskws_fast_ext.frame cimport Frame, control_frame
 from tuskws_fast_ext.message cimport MessageReader, Verdict
 from tuskws_fast_ext.utf8 cimport Utf8State, utf8_complete, utf8_feed, utf8_start
@@ -53,6 +49,12 @@ cdef enum:
     IOV_MAX = 64
     # Seconds a peer has to take what is on its way and to end its half of the closing handshake.
     CLOSE_TIMEOUT = 5
+
+cdef enum:
+    OP_TEXT = 0x1
+    OP_CLOSE = 0x8
+    OP_PING = 0x9
+    OP_PONG = 0xA
 
 # Close codes (RFC 6455 §7.4.1 and protocol §5); the table with their meaning is protocol/codes.py.
 cdef enum:
@@ -137,7 +139,7 @@ cdef class FlushPoint:
                 connection.abort()
 
 
-cdef class Connection(WSListener):
+cdef class Connection:
     """`session` gets `on_open()`, `on_message(payload, text)`, `on_pong()`, `on_closed(code)` and, when one of these
     raises, `on_failure(exception)`. `code` is the peer's close code, 1005 for none given, 1006 for no Close at all.
     """
@@ -153,39 +155,21 @@ cdef class Connection(WSListener):
         self.peer_code = ABNORMAL
         self.fd = -1
 
-    # -- from picows -----------------------------------------------------------------------------------------------
+    # -- the socket's life -----------------------------------------------------------------------------------------
 
-    cpdef on_ws_connected(self, WSTransport transport):
+    def open(self, transport not None, int fd, bytes response not None):
+        """The upgrade is accepted: `response` goes out first, and what the session says in the same write."""
         self.transport = transport
-        self.fd = transport._socket
-        # What would stay as long as the connection and is never read, 4 KB in all (measured): the handshake's objects,
-        # a write buffer and a future of its own.
-        transport.request = None
-        transport.response = None
-        if self.point.scratch is None:
-            self.point.scratch = transport._write_buffer
-            self.point.ended = transport.disconnected_future
-            self.point.ended.set_result(None)
-        transport._write_buffer = self.point.scratch
-        transport.disconnected_future = self.point.ended
-        # The 101 may still wait in the transport.
-        self.is_blocked = transport.underlying_transport.get_write_buffer_size() > 0
+        self.fd = fd
+        self.is_blocked = transport.get_write_buffer_size() > 0
         self.last_input = monotonic()
+        self.queue(Frame.raw(response))
         try:
             self.session.on_open()
         except Exception as error:
             self.session.on_failure(error)
 
-    cpdef on_ws_frame(self, WSTransport transport, WSFrame frame):
-        self.take_frame(
-            <unsigned char>frame.msg_type,
-            frame.fin,
-            frame.rsv1 << 2 | frame.rsv2 << 1 | frame.rsv3,
-            <const unsigned char*>frame.payload_ptr,
-            frame.payload_size,
-        )
-
-    cpdef on_ws_disconnected(self, WSTransport transport):
+    cpdef lost(self):
         self.is_lost = True
         self.is_closing = True
         self._drop_queue()
@@ -218,12 +202,12 @@ cdef class Connection(WSListener):
         if self.is_closing:
             return 0
         try:
-            if opcode == WSMsgType.PING:
-                self.queue(Frame.control(WSMsgType.PONG, (<const char*>data)[:size]))
-            elif opcode == WSMsgType.PONG:
+            if opcode == OP_PING:
+                self.queue(Frame.control(OP_PONG, (<const char*>data)[:size]))
+            elif opcode == OP_PONG:
                 self.session.on_pong()
             elif fin and opcode and not rsv and not self.check_text and self.reader is None:
-                self._deliver(PyBytes_FromStringAndSize(<const char*>data, size), opcode == WSMsgType.TEXT)
+                self._deliver(PyBytes_FromStringAndSize(<const char*>data, size), opcode == OP_TEXT)
             else:
                 self._take_part(opcode, fin, rsv, data, size)
         except Exception as error:
@@ -238,7 +222,7 @@ cdef class Connection(WSListener):
             self.reader = MessageReader(self.message_max, self.fragments_max, self.check_text)
         verdict = self.reader.take(opcode, fin, rsv & 4, rsv & 3, data, size)
         if verdict == Verdict.WHOLE:
-            payload, text = self.reader.payload, self.reader.opcode == WSMsgType.TEXT
+            payload, text = self.reader.payload, self.reader.opcode == OP_TEXT
             # Most clients never fragment, and those that do rarely: the next message is a plain one again.
             self.reader = None
             return self._deliver(payload, text)
@@ -266,11 +250,11 @@ cdef class Connection(WSListener):
             self.fail(code, b"illegal close")
         self.peer_closed = True
         if not self.is_closing:
-            self.queue(Frame.control(WSMsgType.CLOSE, (<const char*>payload)[:2] if size else b""))
+            self.queue(Frame.control(OP_CLOSE, (<const char*>payload)[:2] if size else b""))
             self.is_closing = True
             self._finish()
         elif self.first is None:
-            self.transport.underlying_transport.close()
+            self.transport.close()
         return 0
 
     def fail(self, int code, bytes reason not None):
@@ -296,7 +280,7 @@ cdef class Connection(WSListener):
         """Send what is queued, then a Close; the socket ends when the peer answers, or after 5 s."""
         if self.is_closing:
             return
-        self.queue(Frame.control(WSMsgType.CLOSE, code.to_bytes(2, "big") + reason[:123]))
+        self.queue(Frame.control(OP_CLOSE, code.to_bytes(2, "big") + reason[:123]))
         self.is_closing = True
         self._finish()
 
@@ -311,7 +295,7 @@ cdef class Connection(WSListener):
         self._drop_queue()
         self.is_closing = True
         if self.transport is not None and not self.is_lost:
-            self.transport.underlying_transport.abort()
+            self.transport.abort()
 
     def waiting(self):
         """The bytes queued here and not written yet: for tests and for looking into a live process."""
@@ -319,11 +303,11 @@ cdef class Connection(WSListener):
         return b"".join([(<Frame>frame).wire(self.batch) for frame in frames])
 
     def pause_reading(self):
-        self.transport.underlying_transport.pause_reading()
+        self.transport.pause_reading()
 
     def resume_reading(self):
-        if not self.is_lost and not self.transport.underlying_transport.is_closing():
-            self.transport.underlying_transport.resume_reading()
+        if not self.is_lost and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     cdef int queue(self, Frame frame) except -1:
         if self.is_closing:
@@ -377,7 +361,7 @@ cdef class Connection(WSListener):
         ):
             return self._cut_off()
         if self.first is None and self.peer_closed:
-            self.transport.underlying_transport.close()
+            self.transport.close()
         return 0
 
     cdef int _write_many(self) except -1:
@@ -433,7 +417,7 @@ cdef class Connection(WSListener):
 
     cdef int _hand_over(self, bytes wire, Py_ssize_t sent) except -1:
         """Give the unsent end of `wire` to the transport; blocked until it is through."""
-        transport = self.transport.underlying_transport
+        transport = self.transport
         transport.write(wire[sent:])
         if transport.get_write_buffer_size() > 0 and not self.is_lost:
             self.is_blocked = True
@@ -450,8 +434,8 @@ cdef class Connection(WSListener):
         self.point.too_slow += 1
         self._drop_queue()
         self.is_closing = True
-        self.transport.underlying_transport.write(
-            control_frame(WSMsgType.CLOSE, (<object>TOO_SLOW).to_bytes(2, "big") + b"too slow")
+        self.transport.write(
+            control_frame(OP_CLOSE, (<object>TOO_SLOW).to_bytes(2, "big") + b"too slow")
         )
         self.deadline = monotonic() + CLOSE_TIMEOUT
         self.point.closing.add(self)

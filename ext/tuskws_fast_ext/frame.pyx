@@ -79,6 +79,14 @@ cdef class Frame:
         return frame
 
     @staticmethod
+    def raw(bytes wire not None):
+        """Bytes that are no frame: the response that goes before the first one."""
+        cdef Frame frame = Frame.__new__(Frame)
+        frame.plain = wire
+        frame.batched = wire
+        return frame
+
+    @staticmethod
     def control(int opcode, bytes payload not None):
         """A control frame; not a message, so it counts as none. It is the same in every form."""
         cdef Frame frame = Frame.__new__(Frame)

@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t
 
 from tuskws_fast_ext.connection cimport Connection
+from tuskws_fast_ext.parser cimport FrameParser
 
 
 cdef enum:
@@ -26,7 +27,7 @@ cdef class ReadBuffer:
 
 cdef class Gate:
     cdef:
-        object _protocol                 # picows' WSProtocol
+        FrameParser _parser              # shared by all connections
         Connection _connection
         ReadBuffer _buffer
         bytearray _held                  # the start of a frame that is not here as a whole yet
@@ -38,7 +39,7 @@ cdef class Gate:
     cdef Py_ssize_t _continue_held(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _scan(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _single(self, Header* header, unsigned char* frame) except -1
-    cdef int _feed_picows(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _parse(self, const unsigned char* data, Py_ssize_t size, Py_ssize_t count) except -1
 
 
 cdef int parse_header(const unsigned char* data, Py_ssize_t size, uint32_t frame_max, Header* header) noexcept nogil

@@ -12,12 +12,12 @@ overtook what we had queued. It also keeps the largest read buffer it ever neede
 Connections that hold nothing share one read buffer a worker: uvloop reads and calls back in one go.
 """
 
-from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from tuskws_fast_ext.connection cimport Connection
+from tuskws_fast_ext.parser cimport FrameParser
 
 cdef enum:
     OP_CLOSE = 0x8
@@ -107,10 +107,16 @@ cdef class ReadBuffer:
 
 
 cdef class Gate:
-    """The transport's protocol after the upgrade. `protocol` is picows', whose life it leads from here."""
+    """The transport's protocol after the upgrade."""
 
-    def __init__(self, protocol, Connection connection not None, ReadBuffer buffer not None, uint32_t frame_max):
-        self._protocol = protocol
+    def __init__(
+        self,
+        FrameParser parser not None,
+        Connection connection not None,
+        ReadBuffer buffer not None,
+        uint32_t frame_max,
+    ):
+        self._parser = parser
         self._connection = connection
         self._buffer = buffer
         self._frame_max = frame_max
@@ -128,12 +134,13 @@ cdef class Gate:
         self._pass(data, len(data))
 
     def eof_received(self):
-        return self._protocol.eof_received()
+        """A peer that stops sending has nothing to say in a closing handshake: the transport closes."""
+        return False
 
     def connection_lost(self, error):
         self._ended = True
         self._held = None
-        self._protocol.connection_lost(error)
+        self._connection.lost()
 
     def pause_writing(self):
         self._connection.pause_writing()
@@ -194,12 +201,13 @@ cdef class Gate:
             Header header
             Py_ssize_t at = 0
             Py_ssize_t run = 0          # start of the run of small frames that nobody has yet
+            Py_ssize_t count = 0        # and how many they are
             Py_ssize_t whole
         while at < size:
             if not parse_header(data + at, size - at, self._frame_max, &header):
                 break
             if header.fault:
-                self._feed_picows(data + run, at - run)
+                self._parse(data + run, at - run, count)
                 self._ended = True
                 self._connection.fault(header.fault)
                 return 0
@@ -207,13 +215,16 @@ cdef class Gate:
             if whole > size - at:
                 break
             if whole > PICOWS_FRAME_MAX or header.opcode == OP_CLOSE:
-                self._feed_picows(data + run, at - run)
+                self._parse(data + run, at - run, count)
                 self._single(&header, <unsigned char*>data + at)
                 if self._ended:
                     return 0
                 run = at + whole
+                count = 0
+            else:
+                count += 1
             at += whole
-        self._feed_picows(data + run, at - run)
+        self._parse(data + run, at - run, count)
         if at < size and not self._ended:
             self._held = bytearray((<const char*>data)[at:size])
             self._wanted = 0
@@ -223,7 +234,7 @@ cdef class Gate:
         """One whole frame by itself, in memory that may be written: unmasked here."""
         cdef unsigned char* payload = frame + header.size
         if header.opcode != OP_CLOSE and header.size + header.payload <= PICOWS_FRAME_MAX:
-            return self._feed_picows(frame, header.size + header.payload)
+            return self._parse(frame, header.size + header.payload, 1)
         unmask(payload, header.payload, payload - 4)
         if header.opcode == OP_CLOSE:
             self._ended = True
@@ -232,23 +243,7 @@ cdef class Gate:
             self._connection.take_frame(header.opcode, header.fin, header.rsv, payload, header.payload)
         return 0
 
-    cdef int _feed_picows(self, const unsigned char* data, Py_ssize_t size) except -1:
-        """Give picows whole frames, in pieces that its buffer takes without growing."""
-        cdef:
-            Py_buffer view
-            Py_ssize_t room
-        while size > 0 and not self._connection.is_lost:
-            buffer = self._protocol.get_buffer(-1)
-            PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE)
-            # picows doubles a buffer that is 90 % full after a read.
-            room = view.len * 85 // 100
-            if room < 1:
-                room = view.len
-            if room > size:
-                room = size
-            memcpy(view.buf, data, room)
-            PyBuffer_Release(&view)
-            self._protocol.buffer_updated(room)
-            data += room
-            size -= room
+    cdef int _parse(self, const unsigned char* data, Py_ssize_t size, Py_ssize_t count) except -1:
+        if count and not self._connection.is_lost:
+            self._parser.parse(self._connection, data, size, count)
         return 0

@@ -208,7 +208,14 @@ class Performance:
     enable_compression: str = option(
         "off", Kind.CHOICE, "permessage-deflate.", choices=("shared", "off"), later=NO_COMPRESSION
     )
-    buffer_size: int = option(2048, Kind.SIZE, "Read buffer a connection starts with.", least=256, most=1024**2)
+    buffer_size: int = option(
+        64 * 1024,
+        Kind.SIZE,
+        "Read buffer that the connections of a worker share; none has one of its own.",
+        unit="bytes",
+        least=4096,
+        most=16 * 1024**2,
+    )
     queue_bytes_max: int = option(1024**2, Kind.SIZE, "Bytes that may wait for one slow connection.", least=1024)
     queue_messages_max: int = option(1000, Kind.COUNT, "Messages that may wait for one slow connection.", least=1)
     queue_age_max: float = option(

@@ -19,6 +19,6 @@ def test_build_and_run_pin_the_release_that_is_installed() -> None:
 
 
 def test_the_extension_imports_on_it() -> None:
-    from tuskws_fast_ext.connection import Connection
+    from tuskws_fast_ext.parser import FrameParser
 
-    assert Connection.__mro__[1].__name__ == "WSListener"
+    assert FrameParser.__mro__[1].__name__ == "WSListener"

@@ -31,6 +31,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from tuskws_fast.client.errors import AuthError, ClientClosed, CommandError, ConnectionLost, ConnectRefused
 from tuskws_fast.client.pushes import Callback, Pushes
+from tuskws_fast.client.room import Room
 from tuskws_fast.client.state import Backoff, ClientState, CommandId, Message, Step
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import CloseCode, ErrorCode, may_reconnect
@@ -43,30 +44,6 @@ REFRESH_BEFORE_S = 30.0
 _REFUSALS = frozenset({400, 401, 403, 404, 426})
 
 Token = str | Callable[[], str | Awaitable[str]]
-
-
-class Room:
-    """A room the client is in. `joined` is the server's first answer: `members`, `messages` (history), `epoch` …"""
-
-    def __init__(self, client: Client, joined: Message) -> None:
-        self._client = client
-        self.joined = joined
-        self.name: str = joined["room"]
-
-    @property
-    def position(self) -> tuple[str, int] | None:
-        """(epoch, offset) of the last message given to the application; None once the room is left or lost."""
-        state = self._client.state.rooms.get(self.name)
-        return None if state is None or state.epoch is None else (state.epoch, state.offset)
-
-    async def broadcast(self, message: Any, **options: Any) -> Message:
-        return await self._client.broadcast(self.name, message, **options)
-
-    async def history(self, **options: Any) -> Message:
-        return await self._client.history(self.name, **options)
-
-    async def leave(self) -> None:
-        await self._client.leave(self.name)
 
 
 class Client:
@@ -198,7 +175,8 @@ class Client:
                 return  # nothing joins it again: the grace ends the membership
 
     async def broadcast(self, room: str, message: Any, **options: Any) -> Message:
-        """Publish and await the `ack`. Sent again after a loss of the connection, and never published twice.
+        """Publish and await the `ack`. Sent again after a loss of the connection or a refusal that names a time
+        (`rate_limited`, the server recovering from a fault), and not published twice.
 
         `options` are the command's own: `echo`, `ack` (a level), `receipt`.
         """
@@ -371,6 +349,8 @@ class Client:
         self._send(*step.commands)
         for delay_s, command in step.delayed:
             self._later(delay_s, partial(self._send, command))
+        if step.resume_after_s is not None:
+            self._later(step.resume_after_s, lambda: self._send(*self.state.resume()))
         for push in step.pushes:
             await self._pushes.put(push)
 

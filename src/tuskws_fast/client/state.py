@@ -6,7 +6,8 @@ No sockets, no clock, no tasks: messages in, a `Step` out (answers, pushes for t
                 is dropped; one above offset + 1 is held while `history` fetches what is missing; what cannot be
                 fetched is told as a `gap`. So the application sees every message once, in order, or hears of a loss.
     outbox      publications keep their string id until they are answered, and are sent again with the same id on the
-                next connection: the server knows the id, so that again is not twice.
+                next connection: the server knows the id, so that again is not twice. A refusal that names a time
+                (`retry_after`) holds all of them back for that long.
     joins       a room is wanted from `join` to `leave`. A new connection joins all of them first, with `since`; the
                 outbox follows when the last join is answered, because only a member may publish.
 
@@ -29,7 +30,7 @@ BACKOFF_MAX_S = 30.0
 OUTBOX_MAX = 10_000
 HELD_MAX = 10_000
 
-# Refusals that pass by themselves: a join that meets one is tried again.
+# Refusals that pass by themselves: what meets one is tried again.
 _PASSING = frozenset({"rate_limited", "overloaded", "unavailable", "internal"})
 
 
@@ -96,12 +97,17 @@ class Replay:
 
 @dataclass(slots=True)
 class Step:
-    """What follows from a message. `delayed`: commands to send after some seconds, if the connection still stands."""
+    """What follows from a message.
+
+    `delayed`: commands to send after some seconds, if the connection still stands. `resume_after_s`: call `resume`
+    then, and send what it returns.
+    """
 
     answers: list[tuple[CommandId, Message]] = field(default_factory=list)
     pushes: list[Message] = field(default_factory=list)
     commands: list[Message] = field(default_factory=list)
     delayed: list[tuple[float, Message]] = field(default_factory=list)
+    resume_after_s: float | None = None
 
 
 class ClientState:
@@ -115,6 +121,8 @@ class ClientState:
         self._prefix = prefix
         self._outbox_max = outbox_max
         self._numbers = 0
+        self._unsent: set[CommandId] = set()  # of the outbox: not on this connection yet, or refused for now
+        self._paused = False
         self._joins: dict[CommandId, str] = {}  # joins without an answer, by id; the application's and our own
         self._unanswered: set[CommandId] = set()  # of those, the ones the application waits for
         self._replays: dict[CommandId, Replay] = {}
@@ -135,7 +143,8 @@ class ClientState:
             raise BufferError(f"{self._outbox_max} publications are waiting for an answer")
         command_id = f"{self._prefix}-{self.next_id()}"
         self.outbox[command_id] = {**command, "id": command_id}
-        return command_id, [self.outbox[command_id]] if self.ready else []
+        self._unsent.add(command_id)
+        return command_id, self._due()
 
     def join(self, room: str, password: str | None, history: int | None) -> tuple[int, list[Message]]:
         """Want `room`, which is not wanted yet, from now on. Returns the id of the answer, and what to send now."""
@@ -168,7 +177,8 @@ class ClientState:
 
     def connection_lost(self) -> None:
         """Positions, wanted rooms and the outbox stay; whatever was on its way is forgotten."""
-        self.connected = self.ready = False
+        self.connected = self.ready = self._paused = False
+        self._unsent = set(self.outbox)
         self._replays.clear()
         self._fetches.clear()
         for room in self.rooms.values():
@@ -178,9 +188,21 @@ class ClientState:
         """Ids whose answers still come, on a later connection."""
         return self._unanswered | self.outbox.keys()
 
+    def resume(self) -> list[Message]:
+        """The time that a refusal named is over: what was held back."""
+        self._paused = False
+        return self._due()
+
     def _open_outbox(self) -> list[Message]:
         self.ready = True
-        return list(self.outbox.values())
+        return self._due()
+
+    def _due(self) -> list[Message]:
+        if not self.ready or self._paused or not self._unsent:
+            return []
+        due = [command for command_id, command in self.outbox.items() if command_id in self._unsent]
+        self._unsent.clear()
+        return due
 
     @staticmethod
     def _join_command(command_id: CommandId, room: RoomState) -> Message:
@@ -225,8 +247,14 @@ class ClientState:
             self._on_join_answer(command_id, message, step)
         elif command_id in self._fetches:
             self._on_fetched(command_id, message, step)
+        elif command_id in self.outbox and message.get("code") in _PASSING and "retry_after" in message:
+            self._unsent.add(command_id)
+            if not self._paused:
+                self._paused = True
+                step.resume_after_s = _delay_s(message)
         else:
             self.outbox.pop(command_id, None)
+            self._unsent.discard(command_id)
             step.answers.append((command_id, message))
 
     def _on_room_message(self, room: RoomState, message: Message, step: Step) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -20,6 +21,7 @@ from tuskws_fast.protocol import codec
 
 SUBPROTOCOL = "tusk.v1"
 VERSION = b"13"
+_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +129,14 @@ def upgrade_required() -> Refusal:
     )
 
 
-def selected_subprotocol(head: Head) -> str | None:
-    return SUBPROTOCOL if head.all(b"sec-websocket-protocol") else None
+def switching_protocols(head: Head, key: bytes) -> bytes:
+    """The 101 for an acceptable handshake (RFC 6455 §4.2.2)."""
+    accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    selected = b"Sec-WebSocket-Protocol: tusk.v1\r\n" if head.all(b"sec-websocket-protocol") else b""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, selected)
+    )
 
 
 def bearer_token(head: Head, query: str, allow_query: bool) -> str | None:

@@ -1,11 +1,11 @@
 """From an accepted socket to a session: the HTTP phase of every connection, and the hand-over to picows.
 
     accept ─▶ Handshake (httptools parses, protocol.handshake decides) ─▶ refusal, small page
-                                                                        └▶ picows, given one canonical request
+                                                                        └▶ connection, gate in front of it
 
 The acceptor owns the HTTP phase because picows answers every fault with 400, knows no HEAD and no 426, and refuses
-`Connection: keep-alive, Upgrade` (measured; docs/decisions/0002). picows gets a request of our own making through its
-public protocol methods, then the bytes that came behind the client's; from there on frames go straight to it.
+`Connection: keep-alive, Upgrade` (measured; docs/decisions/0001). Frames are picows' again: one parser for the worker,
+behind a gate a connection (ext/parser, docs/decisions/0004).
 
 Reads before the upgrade share one buffer per worker: half-open connections cost a parser, no memory of their own.
 The deadline runs from accept and is not moved by progress, so a dripping client gains nothing.
@@ -24,10 +24,11 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
-from picows import WSAutoPingStrategy, WSUpgradeResponse, WSUpgradeResponseWithListener
+from picows import WSAutoPingStrategy
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stub, but its public protocol class
 from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.gate import Gate, ReadBuffer
+from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.tables import Counters
 
 from tuskws_fast.auth.origin import OriginPolicy
@@ -44,19 +45,14 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 100
-READ_BUFFER_BYTES = 64 * 1024
+# What the parser refuses; the gate gives it small frames only (ext/gate.PICOWS_FRAME_MAX).
+PARSED_FRAME_MAX = 64 * 1024
 # Sockets a worker may hold, of its RLIMIT_NOFILE: above the first share upgrades are refused with 503, above the
 # second any request is; what remains is for health checks, rings and files. uvloop closes silently on EMFILE.
 SOCKETS_SHARE, SOCKETS_HARD_SHARE = 0.90, 0.97
 RETRY_AFTER_S = "5"
 
 PATHS = frozenset({"/", "/ws"})
-
-# What picows is told, whatever the client wrote: all of it was checked here.
-_CANONICAL = (
-    b"GET / HTTP/1.1\r\nHost: -\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +101,8 @@ class Acceptor:
         self._page = page
         self._open: deque[tuple[float, Handshake]] = deque()
         self.half_open = 0
-        self._buffer = ReadBuffer(READ_BUFFER_BYTES)
+        self._buffer = ReadBuffer(settings.buffer_bytes)
+        self._parser = FrameParser(picows_protocol)
 
     @property
     def buffer(self) -> memoryview:
@@ -206,39 +203,18 @@ class Acceptor:
         return verifier.verify(token, time.time())
 
     def _upgrade(self, attempt: Handshake, head: Head, key: bytes, session: Session | EchoSession) -> None:
-        """Hand the socket to picows, with the gate in front of it and `session` behind."""
+        """Answer 101 and give the socket to a connection, with the gate in front of it and `session` behind."""
         # JSON's decoder refuses bad UTF-8 by itself; an echo has none.
         check_text = isinstance(session, EchoSession)
         session.connection = Connection(
             self._point, session, self.settings.frame_max, self.settings.fragments_max, check_text
         )
-        selected = handshake.selected_subprotocol(head)
-        response = WSUpgradeResponse.create_101_response(
-            {"Sec-WebSocket-Protocol": selected} if selected is not None else None
-        )
-        upgraded = WSUpgradeResponseWithListener(response, session.connection)
-        protocol = WSProtocol(
-            None,
-            None,
-            False,
-            lambda request: upgraded,
-            _PICOWS_LOG,
-            True,
-            None,
-            False,
-            0,
-            0,
-            WSAutoPingStrategy.PING_WHEN_IDLE,
-            False,
-            self.settings.frame_max,
-            None,
-            self.settings.buffer_bytes,
-        )
         transport, behind = attempt.detach()
-        protocol.connection_made(transport)
-        gate = Gate(protocol, session.connection, self._buffer, self.settings.frame_max)
+        gate = Gate(self._parser, session.connection, self._buffer, self.settings.frame_max)
         transport.set_protocol(cast(asyncio.BaseProtocol, gate))
-        _feed(protocol, _CANONICAL % key)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        session.connection.open(transport, sock.fileno(), handshake.switching_protocols(head, key))
         if behind:
             gate.feed(behind)
 
@@ -250,16 +226,6 @@ class _Admitted:
 
 def _retry_after() -> dict[str, str]:
     return {"Retry-After": RETRY_AFTER_S}
-
-
-def _feed(protocol: Any, data: bytes) -> None:
-    """Give `data` to a buffered protocol as if it had been read."""
-    while data:
-        buffer = protocol.get_buffer(len(data))
-        n = min(len(buffer), len(data))
-        buffer[:n] = data[:n]
-        protocol.buffer_updated(n)
-        data = data[n:]
 
 
 class Handshake(asyncio.BufferedProtocol):
@@ -396,28 +362,66 @@ class Handshake(asyncio.BufferedProtocol):
 
 
 class _PicowsLog:
-    """What picows logs a connection, silenced: three lines each, and a logger object of 1 KB kept as long as it lives.
-
-    It is not a `logging.Logger`, so picows makes no child of it. What would be a defect is still logged.
-    """
+    """What picows would log. It is not a `logging.Logger`, so picows makes no child of it."""
 
     def isEnabledFor(self, level: int) -> bool:
         return False
 
     def log(self, *args: object) -> None: ...
 
-    def info(self, *args: object) -> None: ...
-
-    def warning(self, *args: object) -> None: ...
+    info = warning = log
 
     def error(self, message: str, *args: object) -> None:
-        log.debug("picows: " + message, *args)
+        # The gate lets nothing pass that picows objects to: this is a defect of one of the two.
+        log.error("picows: " + message, *args)
 
-    def exception(self, message: str, *args: object) -> None:
-        log.exception("picows: " + message, *args)
+    exception = error
 
 
-_PICOWS_LOG = _PicowsLog()
+class _Nowhere:
+    """The transport and socket of a parser that has none: what picows asks for, answered; what it writes, dropped."""
+
+    def get_extra_info(self, name: str) -> Any:
+        return self if name == "socket" else None
+
+    def fileno(self) -> int:
+        return -1
+
+    def setsockopt(self, *args: object) -> None: ...
+
+    def getsockopt(self, *args: object) -> int:
+        return 0
+
+    def get_write_buffer_size(self) -> int:
+        # Never empty: picows then writes to its transport, and not to the socket by itself.
+        return 1
+
+    def write(self, data: bytes) -> None: ...
+
+    close = abort = setsockopt
+
+
+def picows_protocol(listener_factory: Callable[[Any], Any]) -> Any:
+    """A picows server protocol that parses and nothing else: no pings, no pongs, no timeouts, no socket."""
+    protocol = WSProtocol(
+        None,
+        None,
+        False,
+        listener_factory,
+        _PicowsLog(),
+        True,
+        None,
+        False,
+        0,
+        0,
+        WSAutoPingStrategy.PING_WHEN_IDLE,
+        False,
+        PARSED_FRAME_MAX,
+        None,
+        0,
+    )
+    protocol.connection_made(_Nowhere())
+    return protocol
 
 
 async def serve(

@@ -67,11 +67,15 @@ def main(context: ChildContext, config: Config, app: object | None) -> None:
     """Run a worker until it is drained. Called in the child, right after fork."""
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
-    worker = Worker(context, config, loop, app)
     try:
-        loop.run_until_complete(worker.run())
+        loop.run_until_complete(_serve(context, config, loop, app))
     finally:
         loop.close()
+
+
+async def _serve(context: ChildContext, config: Config, loop: asyncio.AbstractEventLoop, app: object | None) -> None:
+    # Made inside the running loop: picows' parser asks for it.
+    await Worker(context, config, loop, app).run()
 
 
 def make_verifier(config: Config) -> Verifier | None:

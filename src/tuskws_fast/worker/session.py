@@ -182,10 +182,6 @@ class Session:
         connection = self.connection
         if connection.is_closing or connection.is_lost:
             return False
-        if connection.transport.is_close_frame_sent:
-            # picows closed for a framing error; a peer that does not read would keep the socket for ever.
-            connection.abort()
-            return False
         if self.user is None and now >= self.opened_at + times.auth_s:
             return self._end(CloseCode.AUTH_FAILED, b"authentication timeout", Metric.AUTH_TIMEOUT_CLOSED)
         if self.expires_at is not None and wall >= self.expires_at:

@@ -139,6 +139,19 @@ def test_publication_whose_ack_was_lost_is_published_once() -> None:
     run(test())
 
 
+def test_publication_refused_for_now_is_sent_again_when_the_server_said() -> None:
+    async def test() -> None:
+        async with fake_server() as server, a_client(server) as client:
+            await client.join("a")
+            refusals = [{"type": "error", "code": "unavailable", "message": "recovering", "retry_after": 0.02}] * 3
+            server.answer = lambda command: refusals.pop() if command["type"] == "broadcast" and refusals else None
+            assert (await client.broadcast("a", "patience"))["offset"] == 1
+            assert len(server.got("broadcast")) == 4
+            assert len({command["id"] for command in server.got("broadcast")}) == 1
+
+    run(test())
+
+
 def test_publications_made_while_disconnected_arrive_in_order() -> None:
     async def test() -> None:
         async with fake_server() as server, a_client(server) as client:

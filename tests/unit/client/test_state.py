@@ -340,3 +340,24 @@ def test_outbox_is_bounded() -> None:
     state.publish({"type": "broadcast"})
     with pytest.raises(BufferError, match="2 publications"):
         state.publish({"type": "broadcast"})
+
+
+def test_refusal_that_names_a_time_holds_publications_back_and_keeps_their_order() -> None:
+    state = member_at(0)
+    ids = [state.publish({"type": "broadcast", "room": "a", "message": n})[0] for n in range(3)]
+    refusal = {"type": "error", "code": "rate_limited", "message": "slow down", "retry_after": 0.5}
+    first = state.receive({**refusal, "id": ids[0]})
+    assert (first.answers, first.resume_after_s) == ([], 0.5)
+    second = state.receive({**refusal, "id": ids[1], "retry_after": 0.4})
+    assert (second.answers, second.resume_after_s) == ([], None)
+    assert state.receive({"type": "ack", "id": ids[2], "offset": 1}).answers[0][0] == ids[2]
+    late, commands = state.publish({"type": "broadcast", "room": "a", "message": 3})
+    assert commands == []
+    assert [each["id"] for each in state.resume()] == [ids[0], ids[1], late]
+    assert state.resume() == []
+
+
+def test_refusal_without_a_time_is_an_answer() -> None:
+    state = member_at(0)
+    command_id, (command,) = state.publish({"type": "broadcast", "room": "a", "message": 1, "ack": "stored"})
+    assert state.receive(error(command, "unavailable")).answers[0][0] == command_id
