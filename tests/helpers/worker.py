@@ -123,7 +123,7 @@ class Desk:
         self.line = Line()
         self.allowance = Allowance()
         self.counters = Tally()
-        self.outbox = Outbox(lambda callback: None)
+        self.outbox = Outbox(lambda callback: None, lambda reason: None)
         self.outbox.link = self.line  # type: ignore[assignment]
         self.sessions: dict[int, Session] = {}
         self.watchers: set[Session] = set()

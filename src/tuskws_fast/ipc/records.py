@@ -433,6 +433,8 @@ def unpack_record(kind: int, payload: bytes) -> UpRecord | DownRecord:
         if kind == DownType.PUBLICATION:
             exclude, offset, n = _PUBLICATION.unpack_from(payload)
             at = _PUBLICATION.size
+            if at + n > len(payload):
+                raise ValueError("a publication is cut short")
             return Publication(exclude, offset, payload[at : at + n].decode(), payload[at + n :])
         if kind == UpType.PUBLISH:
             return _unpack_publish(payload)
@@ -445,6 +447,8 @@ def _unpack_publish(payload: bytes) -> Publish:
     conn, tag, rights, level, flags, n, k = _PUBLISH.unpack_from(payload)
     room_at = _PUBLISH.size
     key_at = room_at + n
+    if key_at + k > len(payload):
+        raise ValueError("a publish is cut short")
     return Publish(
         conn,
         tag,

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from tuskws_fast.ipc.link import Link
+from tuskws_fast.ipc.link import Link, LinkOverrun, LinkPoisoned
 from tuskws_fast.ipc.records import UpRecord
 from tuskws_fast.protocol.codes import ErrorCode, error_body
 
@@ -32,9 +32,12 @@ class Pending(NamedTuple):
 
 
 class Outbox:
-    def __init__(self, call_soon: Callable[..., object]) -> None:
+    """`give_up(reason)` is called when the link cannot be used any more; the broker's replacement brings another."""
+
+    def __init__(self, call_soon: Callable[..., object], give_up: Callable[[str], None]) -> None:
         self.link: Link | None = None
         self._call_soon = call_soon
+        self._give_up = give_up
         self._scheduled = False
         self._tag = 0
         self._pending: dict[int, Pending] = {}
@@ -66,7 +69,11 @@ class Outbox:
         link = self.link
         if link is None:
             return
-        link.send(record)
+        try:
+            link.send(record)
+        except (LinkOverrun, LinkPoisoned) as error:
+            self._give_up(str(error))
+            return
         if session is not None and link.congested and session not in self._held:
             self._held.add(session)
             session.connection.pause_reading()
@@ -80,7 +87,11 @@ class Outbox:
         link = self.link
         if link is None:
             return
-        link.flush()
+        try:
+            link.flush()
+        except LinkPoisoned as error:
+            self._give_up(str(error))
+            return
         if self._held and not link.congested:
             self.release_held()
 

@@ -139,7 +139,7 @@ class Worker:
             context.counters.read_row(ROW_SUPERVISOR)[Metric.STARTED] * 1_000,
         )
         self._point = FlushPoint(self._loop.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
-        self._outbox = Outbox(self._loop.call_soon)
+        self._outbox = Outbox(self._loop.call_soon, self._give_up)
         self._hub = Hub(time.time, self._ask_recovery)
         self._inbox = Inbox(
             self._hub, self._outbox, self._sessions, self._watchers, time.time, config.security.escape_html
@@ -271,6 +271,7 @@ class Worker:
     # -- the link to the broker --------------------------------------------------------------------------------------
 
     def _connect(self, message: Message) -> None:
+        self._drain_rest()
         self._disconnect()
         segment_fd, own_bell, peer_bell = message.fds
         os.close(own_bell)
@@ -283,6 +284,21 @@ class Worker:
         listener = self._context.listener
         if listener is not None and self._context.slot not in self._servers and not self._draining:
             self._loop.create_task(self._serve(self._context.slot, listener))
+
+    def _drain_rest(self) -> None:
+        """What a dead broker had committed to the ring was decided: it is carried out before its successor is told."""
+        try:
+            while self._link is not None and self._link.pending:
+                self._inbox.apply(cast(list[records.DownRecord], self._link.drain(DRAIN_MAX)))
+        except LinkPoisoned as error:
+            log.warning("the dead broker's ring ends in damage", extra={"reason": str(error)})
+
+    def _give_up(self, reason: str) -> None:
+        """The link is unusable: have the broker replaced, and tell who waits."""
+        self._context.counters.add(Metric.RING_POISONED)
+        log.error("the link to the broker is given up", extra={"reason": reason})
+        self._context.send("poisoned", worker=self._context.slot, reason=reason)
+        self._disconnect()
 
     def _disconnect(self) -> None:
         self._outbox.disconnect()
@@ -326,10 +342,7 @@ class Worker:
         try:
             batch = cast(list[records.DownRecord], link.drain(DRAIN_MAX))
         except LinkPoisoned as error:
-            self._context.counters.add(Metric.RING_POISONED)
-            log.error("the ring from the broker is damaged", extra={"reason": str(error)})
-            self._context.send("poisoned", worker=self._context.slot, reason=str(error))
-            self._disconnect()
+            self._give_up(str(error))
             return
         try:
             if batch:
