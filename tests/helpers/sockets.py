@@ -294,7 +294,8 @@ class Page:
 
     async def open(self, url: str) -> str:
         """Attach to a new page showing `url`; returns its target id."""
-        target = (await self.call("Target.createTarget", url="about:blank"))["targetId"]
+        # A window of its own: a page in a background tab draws nothing.
+        target = (await self.call("Target.createTarget", url="about:blank", newWindow=True))["targetId"]
         self.session = (await self.call("Target.attachToTarget", targetId=target, flatten=True))["sessionId"]
         await self.call("Page.enable")
         await self.call("Runtime.enable")  # without it no `bindingCalled` comes

@@ -1,4 +1,4 @@
-"""Waiting for a fact that nobody announces: look again soon, give up loudly."""
+"""Waiting for a fact that nobody announces (look again soon, give up loudly), and keeping a pace."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ async def eventually(fact: Callable[[], Awaitable[bool]], what: str, timeout_s: 
                 await asyncio.sleep(LOOK_AGAIN_S)
     except TimeoutError:
         raise AssertionError(f"waited {timeout_s} s for {what}") from None
+
+
+async def pace(seconds: float) -> None:
+    """Let time pass that is itself the subject: a rate to stay below, a client that is busy only now and then."""
+    await asyncio.sleep(seconds)

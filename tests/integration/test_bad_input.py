@@ -19,6 +19,7 @@ from helpers.clients import SpeakingClient, on_loop, people
 from helpers.commands import EXAMPLES, faults
 from helpers.raw import RawClient
 from helpers.server import RunningServer
+from helpers.waiting import pace
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -42,7 +43,7 @@ async def undisturbed(server: RunningServer, name: Name) -> AsyncIterator[None]:
                 said = (await speaker.request("broadcast", room=name("quiet-corner"), message=said + 1))["offset"]
                 heard = await listener.expect("room_message")
                 assert (heard["offset"], heard["message"]) == (said, said)
-                await asyncio.sleep(0.01)  # a pace, not a wait
+                await pace(0.01)
             return said
 
         talking = asyncio.create_task(talk())

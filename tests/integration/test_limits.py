@@ -14,6 +14,7 @@ from helpers.clients import SpeakingClient, on_loop, people
 from helpers.raw import RawClient
 from helpers.server import SECRET, RunningServer, running_server, started_server
 from helpers.sockets import Closed
+from helpers.waiting import eventually, pace
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
@@ -31,13 +32,15 @@ async def refusal(server: RunningServer) -> Any:
 
 async def eventually_opens(server: RunningServer) -> None:
     """A place is free again as soon as the server has seen the close, which nobody announces."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                async with connect(server.url):
-                    return
-            except InvalidStatus:
-                await asyncio.sleep(0.02)
+
+    async def opens() -> bool:
+        try:
+            async with connect(server.url):
+                return True
+        except InvalidStatus:
+            return False
+
+    await eventually(opens, "a free place")
 
 
 @on_loop
@@ -131,7 +134,7 @@ async def test_retry_after_is_enough() -> None:
         ann = await crowd.connect("ann")
         while (answer := await ann.request("ping"))["type"] == "pong":
             pass
-        await asyncio.sleep(answer["retry_after"])
+        await pace(answer["retry_after"])
         assert (await ann.request("ping"))["type"] == "pong"
 
 
@@ -228,7 +231,7 @@ async def test_idle_connection_is_closed_and_ping_does_not_count() -> None:
             if not closing.done():
                 await pinging.send({"type": "ping"})
             await busy.request("list_rooms")
-            await asyncio.sleep(0.3)
+            await pace(0.3)
         assert await closing == 4002
         assert (await busy.request("list_rooms"))["type"] == "rooms"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from helpers.clients import SpeakingClient, on_loop, people
 from helpers.server import SECRET, RunningServer, running_server
+from helpers.waiting import pace
 
 from tuskws_fast.client import Client
 from tuskws_fast.client.state import Backoff
@@ -108,7 +109,7 @@ async def test_joining_while_others_publish_leaves_no_seam(server: RunningServer
             while not done.is_set():
                 n += 1
                 await ann.send({"type": "broadcast", "room": name("room"), "message": n, "echo": False})
-                await asyncio.sleep(0.002)  # a pace below the rate limit
+                await pace(0.002)  # below the rate limit
             return n
 
         talking = asyncio.create_task(talk())

@@ -16,6 +16,7 @@ ALLOWED = [
     "https://bücher.example",
     "http://[2001:DB8::0:1]:8080",
     "capacitor://localhost",
+    "https://kiosk.example",
 ]
 HOST = "chat.example.com"
 
@@ -69,6 +70,8 @@ ORIGINS = [
     ("https://xn--bcher-kva.example", YES),
     ("https://bücher.example", NO),
     ("https://\u0430pp.example.com", NO),  # a Cyrillic a
+    ("https://kiosk.example", YES),
+    ("https://\u212aiosk.example", NO),  # the Kelvin sign, whose lower case is k
     # addresses
     ("http://[2001:db8::1]:8080", YES),
     ("http://[2001:db8:0:0:0:0:0:1]:8080", YES),

@@ -112,6 +112,7 @@ CLAIMS_REFUSED = {
     "exp has 400 digits": b'{"sub":"ann","exp":' + b"9" * 400 + b"}",
     "exp has 5000 digits": b'{"sub":"ann","exp":' + b"9" * 5000 + b"}",
     "exp is NaN": b'{"sub":"ann","exp":NaN}',
+    "NaN where nobody reads": b'{"sub":"ann","exp":1800000600,"x":NaN}',
     "exp is Infinity": b'{"sub":"ann","exp":Infinity}',
     "exp beyond 24 hours": {"sub": "ann", "exp": NOW + 24 * 3600 + 1},
     "nbf in the future": {**GOOD, "nbf": NOW + 6},

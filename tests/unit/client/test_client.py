@@ -270,8 +270,13 @@ def test_server_that_is_down_is_tried_until_it_is_up() -> None:
             attempts += 1
             return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "full") if attempts < 4 else None
 
-        async with fake_server(process_request=process_request) as server, a_client(server) as client:
+        backoff = Backoff(0.001, 0.01)
+        async with (
+            fake_server(process_request=process_request) as server,
+            Client(server.url, "good", backoff=backoff) as client,
+        ):
             assert await client.ping() == 12.5
+            assert backoff.attempts == 0  # the next loss begins with short delays again
         assert attempts == 4
 
     run(test())

@@ -208,6 +208,12 @@ def test_new_connection_joins_again_since_the_last_message() -> None:
     assert offsets(state.receive(message(8))) == [8]
 
 
+def test_replay_that_overlaps_what_was_seen_is_pushed_once() -> None:
+    state = member_at(4)
+    answer = joined(returning(state)["id"], 6, recovered=True, messages=[message(n) for n in (3, 4, 5, 6)])
+    assert offsets(state.receive(answer)) == [5, 6]
+
+
 def test_paged_replay_arrives_in_order_and_before_live_messages() -> None:
     state = member_at(4)
     command = returning(state)
