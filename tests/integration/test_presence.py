@@ -134,10 +134,11 @@ async def test_invisible_user_is_a_member_that_looks_offline(quick: RunningServe
 async def test_hello_chooses_whose_presence_one_hears_of(quick: RunningServer, name: Name) -> None:
     async with people(quick) as crowd:
         ann = await in_room(await crowd.connect(name("ann")), name("room"))
-        deaf = await in_room(await crowd.connect(name("deaf")), name("room"))
+        deaf = await crowd.connect(name("deaf"))
+        await deaf.request("hello", presence="none")
+        await in_room(deaf, name("room"))
         watcher = await crowd.connect(name("watcher"), permissions=["presence"])
         member = await in_room(await crowd.connect(name("member")), name("room"))
-        await deaf.request("hello", presence="none")
         await watcher.request("hello", presence="all")
         await ann.request("presence", status="busy")
         for client in (watcher, member):
