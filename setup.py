@@ -15,6 +15,8 @@ from setuptools import Extension, find_packages, setup
 
 EXT = Path("ext/tuskws_fast_ext")
 LOAD = Path("bench/load/tuskws_bench")
+# What a module is linked with beside the C library.
+LIBRARIES = {"deflate": ["z"]}
 
 # Bounds are checked where data enters, in the functions that say so; hot loops run over arrays we sized ourselves.
 DIRECTIVES = {
@@ -42,6 +44,7 @@ def extensions() -> list[Extension]:
                 include_dirs=[str(source.parent)],
                 depends=[str(header) for header in sorted(source.parent.glob("*.[h]"))],
                 define_macros=macros,
+                libraries=LIBRARIES.get(source.stem, []),
                 extra_compile_args=["-O3", "-std=gnu11", "-fvisibility=hidden", "-Wno-unused-function"],
             )
         )

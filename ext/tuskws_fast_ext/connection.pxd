@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t
 
+from tuskws_fast_ext.deflate cimport Compression, Deflater
 from tuskws_fast_ext.frame cimport Frame
 from tuskws_fast_ext.message cimport MessageReader
 
@@ -33,17 +34,22 @@ cdef class Connection:
         Frame first                       # the queue: nearly always one frame deep, so no list until a second comes
         list rest
         MessageReader reader              # made for the first message that is not one plain frame
+        readonly Compression compression  # None: not agreed
+        Deflater deflater                 # the one that all share; None: frames go plain, or through a context of its own
         readonly Py_ssize_t queued_bytes  # what waits and counts against the limits
         readonly Py_ssize_t queued_messages
+        readonly Py_ssize_t held_bytes    # what the transport could not pass on, under TLS
         uint32_t message_max
         uint32_t fragments_max
         int fd
         bint check_text                   # text must be valid UTF-8 before the session sees it
         readonly bint batch               # hello {batch: true}
+        bint is_tls
         bint is_dirty
         bint is_blocked                   # the transport holds bytes of ours: nothing may be written past them
         readonly bint is_closing          # our Close is queued or sent: nothing is queued after it
         bint peer_closed                  # the peer's Close has come
+        readonly bint is_failed           # the peer broke the protocol: nothing more of it is looked at
         readonly bint is_lost
         readonly int peer_code            # its code; 1005 = none given, 1006 = no Close came
         readonly double blocked_since     # monotonic seconds of the last progress
@@ -53,8 +59,13 @@ cdef class Connection:
     cdef int queue(self, Frame frame) except -1
     cdef int write_queue(self) except -1
     cdef int _written(self, Frame frame) except -1
+    cdef bint _is_over(self) noexcept
     cdef int _hand_over(self, bytes wire, Py_ssize_t sent) except -1
+    cdef int _look_at(self, transport) except -1
     cdef int _write_many(self) except -1
+    cdef int _write_tls(self) except -1
+    cdef int _forget(self, Py_ssize_t count) except -1
+    cdef int _end_output(self) except -1
     cdef int _finish(self) except -1
     cdef int _drop_queue(self) except -1
     cdef int _cut_off(self) except -1
@@ -69,4 +80,5 @@ cdef class Connection:
     cdef int _take_part(
         self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
     ) except -1
+    cdef int _inflate(self, bytes compressed, bint text) except -1
     cdef int _deliver(self, bytes payload, bint text) except -1

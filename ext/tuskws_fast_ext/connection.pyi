@@ -2,7 +2,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from tuskws_fast_ext.deflate import Compression
 from tuskws_fast_ext.frame import Frame
+
+def live_objects() -> int | None: ...
 
 class ConnectionOwner(Protocol):
     def on_open(self) -> None: ...
@@ -29,11 +32,14 @@ class FlushPoint:
 
 class Connection:
     transport: asyncio.Transport | None
+    compression: Compression | None
     session: ConnectionOwner | None
     queued_bytes: int
+    held_bytes: int
     queued_messages: int
     batch: bool
     is_closing: bool
+    is_failed: bool
     is_lost: bool
     peer_code: int
     blocked_since: float
@@ -46,9 +52,11 @@ class Connection:
         message_max: int,
         fragments_max: int,
         check_text: bool = False,
+        compression: Compression | None = None,
     ) -> None: ...
-    def open(self, transport: asyncio.Transport, fd: int, response: bytes) -> None: ...
+    def open(self, transport: asyncio.Transport, fd: int, response: bytes, is_tls: bool = False) -> None: ...
     def lost(self) -> None: ...
+    def trust(self) -> None: ...
     def set_batch(self, batch: bool) -> None: ...
     def send(self, frame: Frame) -> None: ...
     def close(self, code: int, reason: bytes = b"") -> None: ...

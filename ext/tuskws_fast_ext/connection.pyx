@@ -10,13 +10,23 @@ past it. On a short write the rest of that *one* frame goes to the transport, wh
 `resume_writing` nothing else is written and frames wait here as references. So a slow member costs a list of
 pointers, and is cut off with 4008 when bytes, messages or age pass their bound. Writing past a transport that still
 holds bytes would tear a frame in two: `is_blocked` is that invariant.
+
+Under TLS the socket carries records that only the transport can make: what waits goes to it as one buffer of at most
+TLS_WRITE bytes (a TLS record a frame would cost 29 bytes and a cipher's set-up each), and the same rule holds from
+there: what the transport could not pass on blocks the connection, and counts against its bound in bytes.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
+from tuskws_fast_ext.deflate cimport Compression
 from tuskws_fast_ext.frame cimport Frame, control_frame
 from tuskws_fast_ext.message cimport MessageReader, Verdict
 from tuskws_fast_ext.utf8 cimport Utf8State, utf8_complete, utf8_feed, utf8_start
+
+cdef extern from "debug.h" nogil:
+    bint TUSKWS_COUNTED
+    long tuskws_live
+    void tuskws_count(long n)
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -47,6 +57,8 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     # Frames of one writev. More gain nothing: the socket buffer is full long before.
     IOV_MAX = 64
+    # Bytes of one write under TLS: two full records. Twice as much gained nothing (measured).
+    TLS_WRITE = 32 * 1024
     # Seconds a peer has to take what is on its way and to end its half of the closing handshake.
     CLOSE_TIMEOUT = 5
 
@@ -63,6 +75,7 @@ cdef enum:
     NO_CODE = 1005
     ABNORMAL = 1006
     BAD_UTF8 = 1007
+    POLICY = 1008
     TOO_BIG = 1009
     TOO_SLOW = 4008
 
@@ -75,21 +88,27 @@ cdef inline double monotonic() noexcept nogil:
 
 
 cdef int close_code_of(const unsigned char* payload, Py_ssize_t size) noexcept nogil:
-    """The code of a Close (1005: it has none), or 1002 or 1007 for a payload that no Close may have (RFC 6455 §7.4)."""
+    """The code of a Close (1005: it has none). Negative: no Close may have this payload (RFC 6455 §7.4), and the code to
+    answer with; a peer may well close with 1002 or 1007 itself."""
     cdef:
         int code
         Utf8State state
     if size == 0:
         return NO_CODE
     if size == 1:
-        return PROTOCOL_ERROR
+        return -PROTOCOL_ERROR
     code = payload[0] << 8 | payload[1]
     if not (1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999):
-        return PROTOCOL_ERROR
+        return -PROTOCOL_ERROR
     utf8_start(&state)
     if not utf8_feed(&state, payload + 2, size - 2) or not utf8_complete(&state):
-        return BAD_UTF8
+        return -BAD_UTF8
     return code
+
+
+def live_objects():
+    """Connections that exist; None in a build that does not count them (TUSKWS_DEBUG=1 does)."""
+    return tuskws_live if TUSKWS_COUNTED else None
 
 
 cdef class FlushPoint:
@@ -144,23 +163,39 @@ cdef class Connection:
     raises, `on_failure(exception)`. `code` is the peer's close code, 1005 for none given, 1006 for no Close at all.
     """
 
+    def __cinit__(self):
+        tuskws_count(1)
+
+    def __dealloc__(self):
+        tuskws_count(-1)
+
     def __init__(
-        self, FlushPoint point not None, session, uint32_t message_max, uint32_t fragments_max, bint check_text=False
+        self,
+        FlushPoint point not None,
+        session,
+        uint32_t message_max,
+        uint32_t fragments_max,
+        bint check_text=False,
+        Compression compression=None,
     ):
         self.point = point
         self.session = session
         self.message_max = message_max
         self.fragments_max = fragments_max
         self.check_text = check_text
+        self.compression = compression
+        if compression is not None and compression.is_shared:
+            self.deflater = compression.deflater
         self.peer_code = ABNORMAL
         self.fd = -1
 
     # -- the socket's life -----------------------------------------------------------------------------------------
 
-    def open(self, transport not None, int fd, bytes response not None):
+    def open(self, transport not None, int fd, bytes response not None, bint is_tls=False):
         """The upgrade is accepted: `response` goes out first, and what the session says in the same write."""
         self.transport = transport
         self.fd = fd
+        self.is_tls = is_tls
         self.is_blocked = transport.get_write_buffer_size() > 0
         self.last_input = monotonic()
         self.queue(Frame.raw(response))
@@ -188,6 +223,7 @@ cdef class Connection:
 
     cpdef resume_writing(self):
         self.is_blocked = False
+        self.held_bytes = 0
         self.blocked_since = monotonic()
         self.point.blocked.discard(self)
         self.write_queue()
@@ -207,6 +243,7 @@ cdef class Connection:
             elif opcode == OP_PONG:
                 self.session.on_pong()
             elif fin and opcode and not rsv and not self.check_text and self.reader is None:
+                self.point.bytes_in += size
                 self._deliver(PyBytes_FromStringAndSize(<const char*>data, size), opcode == OP_TEXT)
             else:
                 self._take_part(opcode, fin, rsv, data, size)
@@ -219,25 +256,55 @@ cdef class Connection:
     ) except -1:
         cdef int verdict
         if self.reader is None:
-            self.reader = MessageReader(self.message_max, self.fragments_max, self.check_text)
+            self.reader = MessageReader(
+                self.message_max, self.fragments_max, self.check_text, self.compression is not None
+            )
         verdict = self.reader.take(opcode, fin, rsv & 4, rsv & 3, data, size)
         if verdict == Verdict.WHOLE:
-            payload, text = self.reader.payload, self.reader.opcode == OP_TEXT
+            payload, text, compressed = self.reader.payload, self.reader.opcode == OP_TEXT, self.reader.compressed
             # Most clients never fragment, and those that do rarely: the next message is a plain one again.
             self.reader = None
+            if compressed:
+                return self._inflate(payload, text)
+            self.point.bytes_in += PyBytes_GET_SIZE(payload)
             return self._deliver(payload, text)
         if verdict != Verdict.MORE:
             self.fail(verdict, self.reader.reason)
         return 0
 
+    cdef int _inflate(self, bytes compressed, bint text) except -1:
+        """Deliver a compressed message, or close: the limit of a message holds for both of its forms."""
+        cdef:
+            Compression compression = self.compression
+            bytes payload
+            Utf8State state
+        self.point.bytes_in += PyBytes_GET_SIZE(compressed)
+        payload = compression.inflate(
+            PyBytes_AS_STRING(compressed), PyBytes_GET_SIZE(compressed), self.message_max, self.last_input
+        )
+        if payload is None:
+            if compression.failure == POLICY:
+                self.close(POLICY, compression.reason)
+            else:
+                self.fail(compression.failure, compression.reason)
+            return 0
+        if text and self.check_text:
+            utf8_start(&state)
+            if (
+                not utf8_feed(&state, <const unsigned char*>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+                or not utf8_complete(&state)
+            ):
+                self.fail(BAD_UTF8, b"invalid UTF-8")
+                return 0
+        return self._deliver(payload, text)
+
     cdef int _deliver(self, bytes payload, bint text) except -1:
         self.point.messages_in += 1
-        self.point.bytes_in += PyBytes_GET_SIZE(payload)
         self.session.on_message(payload, text)
         return 0
 
     cdef int fault(self, int code) except -1:
-        """The peer sent a header that no frame may have; nothing more of it is looked at."""
+        """The peer sent a header that no frame may have."""
         self.fail(code, b"message too big" if code == TOO_BIG else b"illegal frame header")
         return 0
 
@@ -245,9 +312,9 @@ cdef class Connection:
         """Answer with the peer's own code (RFC 6455 §5.5.1) and end; or, if ours went first, just end."""
         cdef int code = close_code_of(payload, size)
         self.last_input = monotonic()
-        self.peer_code = code
-        if code == PROTOCOL_ERROR or code == BAD_UTF8:
-            self.fail(code, b"illegal close")
+        self.peer_code = abs(code)
+        if code < 0:
+            self.fail(-code, b"illegal close")
         self.peer_closed = True
         if not self.is_closing:
             self.queue(Frame.control(OP_CLOSE, (<const char*>payload)[:2] if size else b""))
@@ -258,9 +325,21 @@ cdef class Connection:
         return 0
 
     def fail(self, int code, bytes reason not None):
-        """The peer broke the protocol: count it and close with `code`."""
+        """The peer broke the protocol: count it, close with `code`, and end our half of the socket behind that.
+
+        Nothing the peer still sends is looked at (RFC 6455 §7.1.7), so its own Close is not waited for. Only our half
+        ends: closing a socket that has unread bytes resets it, and a reset may cost the peer the Close with its code.
+        """
         self.point.protocol_errors += 1
         self.close(code, reason)
+        self.is_failed = True
+        if self.first is None:
+            self._end_output()
+
+    def trust(self):
+        """The client has authenticated: it may send as much compressed as anybody."""
+        if self.compression is not None:
+            self.compression.trust()
 
     def set_batch(self, bint batch):
         """Whether this client takes `batch` messages. What waits already is counted anew in its other form."""
@@ -268,7 +347,7 @@ cdef class Connection:
         self.queued_bytes = 0
         for frame in ([] if self.first is None else [self.first, *(self.rest or [])]):
             if not (<Frame>frame).exempt:
-                self.queued_bytes += PyBytes_GET_SIZE((<Frame>frame).wire(batch))
+                self.queued_bytes += PyBytes_GET_SIZE((<Frame>frame).wire(batch, self.deflater))
 
     # -- out -------------------------------------------------------------------------------------------------------
 
@@ -300,7 +379,7 @@ cdef class Connection:
     def waiting(self):
         """The bytes queued here and not written yet: for tests and for looking into a live process."""
         frames = [] if self.first is None else [self.first, *(self.rest or [])]
-        return b"".join([(<Frame>frame).wire(self.batch) for frame in frames])
+        return b"".join([(<Frame>frame).wire(self.batch, self.deflater) for frame in frames])
 
     def pause_reading(self):
         self.transport.pause_reading()
@@ -312,6 +391,8 @@ cdef class Connection:
     cdef int queue(self, Frame frame) except -1:
         if self.is_closing:
             return 0
+        if self.compression is not None and self.deflater is None:
+            frame = frame.for_one(self.batch, self.compression.deflater)
         if self.first is None:
             self.first = frame
         elif self.rest is None:
@@ -320,17 +401,20 @@ cdef class Connection:
             self.rest.append(frame)
         if not frame.exempt:
             self.queued_messages += frame.count
-            self.queued_bytes += PyBytes_GET_SIZE(frame.wire(self.batch))
+            self.queued_bytes += PyBytes_GET_SIZE(frame.wire(self.batch, self.deflater))
         if self.is_blocked:
-            if (
-                self.queued_bytes > self.point.queue_bytes_max
-                or self.queued_messages > self.point.queue_messages_max
-            ):
+            if self._is_over():
                 self._cut_off()
         elif not self.is_dirty:
             self.is_dirty = True
             self.point.mark(self)
         return 0
+
+    cdef inline bint _is_over(self) noexcept:
+        return (
+            self.queued_bytes + self.held_bytes > self.point.queue_bytes_max
+            or self.queued_messages > self.point.queue_messages_max
+        )
 
     cdef int write_queue(self) except -1:
         """Write until the queue is empty or the socket is full. Call only while not blocked."""
@@ -340,10 +424,12 @@ cdef class Connection:
         if self.is_lost:
             return self._drop_queue()
         while self.first is not None:
-            if self.rest is not None:
+            if self.is_tls:
+                self._write_tls()
+            elif self.rest is not None:
                 self._write_many()
             else:
-                wire = self.first.wire(self.batch)
+                wire = self.first.wire(self.batch, self.deflater)
                 size = PyBytes_GET_SIZE(wire)
                 sent = c_send(self.fd, PyBytes_AS_STRING(wire), size, MSG_DONTWAIT | MSG_NOSIGNAL)
                 self.point.writes += 1
@@ -356,12 +442,13 @@ cdef class Connection:
                 self.first = None
             if self.is_blocked:
                 break
-        if self.is_blocked and (
-            self.queued_bytes > self.point.queue_bytes_max or self.queued_messages > self.point.queue_messages_max
-        ):
+        if self.is_blocked and self._is_over():
             return self._cut_off()
-        if self.first is None and self.peer_closed:
-            self.transport.close()
+        if self.first is None:
+            if self.peer_closed:
+                self.transport.close()
+            elif self.is_failed:
+                self._end_output()
         return 0
 
     cdef int _write_many(self) except -1:
@@ -378,7 +465,7 @@ cdef class Connection:
         n = len(batch)
         for i in range(n):
             # Each frame keeps its wire form alive, and `batch` keeps the frame.
-            wire = (<Frame>batch[i]).wire(self.batch)
+            wire = (<Frame>batch[i]).wire(self.batch, self.deflater)
             vector[i].iov_base = PyBytes_AS_STRING(wire)
             vector[i].iov_len = PyBytes_GET_SIZE(wire)
         sent = writev(self.fd, vector, <int>n)
@@ -393,21 +480,48 @@ cdef class Connection:
             frame = <Frame>batch[i]
             if sent < size:
                 # The cut frame, or the first that did not fit at all: only this one goes to the transport.
-                self._hand_over(frame.wire(self.batch), sent)
+                self._hand_over(frame.wire(self.batch, self.deflater), sent)
                 self._written(frame)
                 whole += 1
                 break
             sent -= size
             self._written(frame)
             whole += 1
-        rest = [self.first] + rest
-        rest = rest[whole:]
-        self.first = <Frame>rest[0] if rest else None
-        self.rest = rest[1:] if len(rest) > 1 else None
+        return self._forget(whole)
+
+    cdef int _write_tls(self) except -1:
+        """One buffer of whole frames for the transport, which encrypts it."""
+        cdef:
+            list frames = [self.first] if self.rest is None else [self.first, *self.rest]
+            list parts = []
+            Frame frame
+            bytes wire
+            Py_ssize_t size = 0
+        transport = self.transport
+        for frame in frames:
+            wire = frame.wire(self.batch, self.deflater)
+            size += PyBytes_GET_SIZE(wire)
+            if parts and size > TLS_WRITE:
+                break
+            parts.append(wire)
+        for frame in frames[: len(parts)]:
+            self._written(frame)
+        self._forget(len(parts))
+        transport.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        self.point.writes += 1
+        self._look_at(transport)
+        return 0
+
+    cdef int _forget(self, Py_ssize_t count) except -1:
+        """Take the first `count` frames out of the queue."""
+        cdef list left = [self.first] if self.rest is None else [self.first, *self.rest]
+        left = left[count:]
+        self.first = <Frame>left[0] if left else None
+        self.rest = left[1:] if len(left) > 1 else None
         return 0
 
     cdef int _written(self, Frame frame) except -1:
-        cdef Py_ssize_t size = PyBytes_GET_SIZE(frame.wire(self.batch))
+        cdef Py_ssize_t size = PyBytes_GET_SIZE(frame.wire(self.batch, self.deflater))
         self.point.messages_out += frame.count
         self.point.bytes_out += size
         if not frame.exempt:
@@ -419,8 +533,15 @@ cdef class Connection:
         """Give the unsent end of `wire` to the transport; blocked until it is through."""
         transport = self.transport
         transport.write(wire[sent:])
-        if transport.get_write_buffer_size() > 0 and not self.is_lost:
+        self._look_at(transport)
+        return 0
+
+    cdef int _look_at(self, transport) except -1:
+        """Blocked while the transport holds bytes. Under TLS these were several messages, and count as waiting."""
+        cdef Py_ssize_t held = transport.get_write_buffer_size()
+        if held > 0 and not self.is_lost:
             self.is_blocked = True
+            self.held_bytes = held if self.is_tls else 0
             self.blocked_since = monotonic()
             self.point.blocked.add(self)
         return 0
@@ -437,8 +558,16 @@ cdef class Connection:
         self.transport.write(
             control_frame(OP_CLOSE, (<object>TOO_SLOW).to_bytes(2, "big") + b"too slow")
         )
-        self.deadline = monotonic() + CLOSE_TIMEOUT
-        self.point.closing.add(self)
+        return self._finish()
+
+    cdef int _end_output(self) except -1:
+        """Say by the socket's end that nothing more comes, behind what the transport still holds."""
+        transport = self.transport
+        if not self.is_lost and not transport.is_closing():
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()
         return 0
 
     cdef int _finish(self) except -1:

@@ -1,13 +1,23 @@
+from tuskws_fast_ext.deflate cimport Deflater
+
+
 cdef class Frame:
     cdef:
-        list bodies                 # encoded JSON texts, in delivery order; None once every form was built
+        list bodies                 # encoded JSON texts, in delivery order; None when all forms below are one and given
         bytes plain                 # each body as a WebSocket text frame of its own, one after the other
         bytes batched               # one text frame: {"type":"batch","messages":[…],"timestamp":…}; None until wanted
+        bytes deflated              # as `plain`, each body compressed for itself; `plain` itself if none is worth it
+        bytes deflated_batch        # as `batched`, compressed
         double timestamp
+        unsigned char opcode        # of each body; a batch is text
         readonly Py_ssize_t count   # messages inside
         readonly bint exempt        # replay: does not count against the queue_*_max limits (protocol §4)
 
-    cdef bytes wire(self, bint batch)
+    @staticmethod
+    cdef Frame _fixed(bytes wire, Py_ssize_t count, bint exempt)
+    cdef bytes wire(self, bint batch, Deflater deflater)
+    cdef Frame for_one(self, bint batch, Deflater deflater)
+    cdef bytes _batch_body(self)
 
 
 cdef bytes frame_bytes(list bodies, int opcode)

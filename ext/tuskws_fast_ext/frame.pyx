@@ -2,14 +2,24 @@
 
 A server never masks and never fragments here, so a frame is a header of 2, 4 or 10 bytes and the payload (RFC 6455
 §5.2). `Frame` is immutable and reference counted: a fan-out hands the same object to each member, a slow member's
-queue keeps a reference, never a copy. Forms that not everyone needs (the `batch` message) are built at first use.
+queue keeps a reference, never a copy. Forms that not everyone needs (the `batch` message, the compressed ones) are
+built at first use, once: what it costs to compress a message does not depend on how many get it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memcpy
 
+from tuskws_fast_ext.deflate cimport Deflater
+
+cdef extern from "debug.h" nogil:
+    bint TUSKWS_COUNTED
+    long tuskws_live
+    void tuskws_count(long n)
+
 cdef enum:
     OP_TEXT = 0x1
+    # RSV1 on the first frame of a message: it is compressed (RFC 7692 §6).
+    RSV1 = 0x40
 
 
 cdef inline Py_ssize_t header_size(Py_ssize_t n) noexcept nogil:
@@ -54,58 +64,123 @@ cdef bytes frame_bytes(list bodies, int opcode):
     return result
 
 
+cdef bytes deflated_bytes(list bodies, int opcode, Deflater deflater):
+    """As `frame_bytes`, each body compressed for itself; what is short or does not become smaller stays as it is.
+
+    None when no body is long enough. Without the deflater's takeover the result is the same for everybody.
+    """
+    cdef:
+        list frames = []
+        bint any_deflated = False
+        bytes body, frame
+        Py_ssize_t made
+        char* out
+    for body in bodies:
+        if PyBytes_GET_SIZE(body) >= deflater.min_size:
+            made = deflater.compress(PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+            if made < PyBytes_GET_SIZE(body) or deflater.takeover:
+                frame = PyBytes_FromStringAndSize(NULL, header_size(made) + made)
+                out = put_header(PyBytes_AS_STRING(frame), opcode | RSV1, made)
+                memcpy(out, deflater.scratch.data, made)
+                deflater.scratch.trim()
+                frames.append(frame)
+                any_deflated = True
+                continue
+        frames.append(frame_bytes([body], opcode))
+    if not any_deflated:
+        return None
+    return frames[0] if len(frames) == 1 else b"".join(frames)
+
+
 cpdef bytes control_frame(int opcode, bytes payload):
     """A control frame (close 8, ping 9, pong 10); its payload may have 125 bytes at most (RFC 6455 §5.5)."""
     assert len(payload) <= 125, "a control frame carries at most 125 bytes"
     return frame_bytes([payload], opcode)
 
 
+def live_objects():
+    """Frames that exist; None in a build that does not count them (TUSKWS_DEBUG=1 does)."""
+    return tuskws_live if TUSKWS_COUNTED else None
+
+
 cdef class Frame:
     """One or more encoded messages on their way to connections. `timestamp` goes into the `batch` form."""
 
+    def __cinit__(self):
+        tuskws_count(1)
+
+    def __dealloc__(self):
+        tuskws_count(-1)
+
     def __init__(self, list bodies not None, double timestamp=0.0, bint exempt=False):
         self.bodies = bodies
+        self.opcode = OP_TEXT
         self.count = len(bodies)
         self.timestamp = timestamp
         self.exempt = exempt
 
     @staticmethod
     def message(int opcode, bytes payload not None):
-        """One message of any type, as it is; the same in every form."""
+        """One message of any type, as it is."""
         cdef Frame frame = Frame.__new__(Frame)
-        frame.plain = frame_bytes([payload], opcode)
-        frame.batched = frame.plain
+        frame.bodies = [payload]
+        frame.opcode = opcode
         frame.count = 1
         return frame
 
     @staticmethod
     def raw(bytes wire not None):
         """Bytes that are no frame: the response that goes before the first one."""
-        cdef Frame frame = Frame.__new__(Frame)
-        frame.plain = wire
-        frame.batched = wire
-        return frame
+        return Frame._fixed(wire, 0, False)
 
     @staticmethod
     def control(int opcode, bytes payload not None):
         """A control frame; not a message, so it counts as none. It is the same in every form."""
+        return Frame._fixed(control_frame(opcode, payload), 0, False)
+
+    @staticmethod
+    cdef Frame _fixed(bytes wire, Py_ssize_t count, bint exempt):
         cdef Frame frame = Frame.__new__(Frame)
-        frame.plain = control_frame(opcode, payload)
-        frame.batched = frame.plain
+        frame.plain = frame.batched = frame.deflated = frame.deflated_batch = wire
+        frame.count = count
+        frame.exempt = exempt
         return frame
 
-    cdef bytes wire(self, bint batch):
-        if not batch or self.count < 2:
-            if self.plain is None:
-                self.plain = frame_bytes(self.bodies, OP_TEXT)
-            return self.plain
-        if self.batched is None:
-            self.batched = frame_bytes(
-                [b'{"type":"batch","messages":[%b],"timestamp":%.3f}' % (b",".join(self.bodies), self.timestamp)],
-                OP_TEXT,
-            )
-        return self.batched
+    cdef bytes wire(self, bint batch, Deflater deflater):
+        """The bytes for who takes `batch` messages, or not, and has agreed to what `deflater` makes (None: to no
+        compression). All callers of a process use one deflater, without takeover."""
+        if batch and self.count > 1:
+            if deflater is not None:
+                if self.deflated_batch is None:
+                    self.deflated_batch = (
+                        deflated_bytes([self._batch_body()], OP_TEXT, deflater) or self.wire(True, None)
+                    )
+                return self.deflated_batch
+            if self.batched is None:
+                self.batched = frame_bytes([self._batch_body()], OP_TEXT)
+            return self.batched
+        if deflater is not None:
+            if self.deflated is None:
+                self.deflated = deflated_bytes(self.bodies, self.opcode, deflater) or self.wire(False, None)
+            return self.deflated
+        if self.plain is None:
+            self.plain = frame_bytes(self.bodies, self.opcode)
+        return self.plain
 
-    def encoded(self, bint batch=False):
+    cdef Frame for_one(self, bint batch, Deflater deflater):
+        """The frame in the form of one connection, whose own context `deflater` is: call it once, in the order of
+        sending. It is the same in every form."""
+        cdef:
+            list bodies = self.bodies
+            bytes wire
+        if bodies is None:
+            return self
+        wire = deflated_bytes([self._batch_body()] if batch and self.count > 1 else bodies, self.opcode, deflater)
+        return self if wire is None else Frame._fixed(wire, self.count, self.exempt)
+
+    cdef bytes _batch_body(self):
+        return b'{"type":"batch","messages":[%b],"timestamp":%.3f}' % (b",".join(self.bodies), self.timestamp)
+
+    def encoded(self, bint batch=False, Deflater deflater=None):
         """The bytes on the wire: for tests and benchmarks."""
-        return self.wire(batch)
+        return self.wire(batch, deflater)

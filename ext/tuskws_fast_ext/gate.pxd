@@ -33,9 +33,11 @@ cdef class Gate:
         bytearray _held                  # the start of a frame that is not here as a whole yet
         Py_ssize_t _wanted               # how long it will be, 0 while even its header is not complete
         uint32_t _frame_max
+        Py_ssize_t _discarded            # bytes that came after the peer broke the protocol
         bint _ended
 
     cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _discard(self, Py_ssize_t size) except -1
     cdef Py_ssize_t _continue_held(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _scan(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _single(self, Header* header, unsigned char* frame) except -1

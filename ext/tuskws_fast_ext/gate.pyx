@@ -9,6 +9,9 @@ overtook what we had queued. It also keeps the largest read buffer it ever neede
     a frame longer than picows' buffer ─▶ held, unmasked here, handed to the connection: the memory goes with it
     a Close, or an illegal header ─▶ the connection; nothing behind it is looked at
 
+What a peer sends after it broke the protocol is read and dropped, so that it gets our Close and the socket ends in
+order; but not for ever: beyond DISCARD_MAX it is not read any more, and the closing handshake's deadline resets it.
+
 Connections that hold nothing share one read buffer a worker: uvloop reads and calls back in one go.
 """
 
@@ -25,6 +28,9 @@ cdef enum:
     CONTROL_PAYLOAD_MAX = 125
     PROTOCOL_ERROR = 1002
     TOO_BIG = 1009
+    # The largest message that an honest client may be writing when it broke a rule; many read nothing before they have
+    # written it. Reading more than that is only work.
+    DISCARD_MAX = 1 << 24
 
 
 cdef int parse_header(
@@ -123,6 +129,10 @@ cdef class Gate:
 
     # -- what the transport calls ------------------------------------------------------------------------------------
 
+    def is_buffered_protocol(self):
+        """What aiofastnet, the transport under TLS, asks in place of a base class."""
+        return True
+
     def get_buffer(self, sizehint):
         return self._buffer.view
 
@@ -131,7 +141,9 @@ cdef class Gate:
 
     def feed(self, bytes data not None):
         """Bytes that came by another way: behind the upgrade request, or from a test."""
-        self._pass(data, len(data))
+        # A copy: frames are unmasked in place, and `data` is its owner's.
+        cdef bytearray memory = bytearray(data)
+        self._pass(<const unsigned char*>PyByteArray_AS_STRING(memory), PyByteArray_GET_SIZE(memory))
 
     def eof_received(self):
         """A peer that stops sending has nothing to say in a closing handshake: the transport closes."""
@@ -152,10 +164,20 @@ cdef class Gate:
 
     cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1:
         cdef Py_ssize_t used = 0
+        if self._connection.is_failed:
+            return self._discard(size)
         if self._held is not None:
             used = self._continue_held(data, size)
         if not self._ended and used < size:
             self._scan(data + used, size - used)
+        return 0
+
+    cdef int _discard(self, Py_ssize_t size) except -1:
+        self._ended = True
+        self._held = None
+        self._discarded += size
+        if self._discarded > DISCARD_MAX and not self._connection.is_lost:
+            self._connection.pause_reading()
         return 0
 
     cdef Py_ssize_t _continue_held(self, const unsigned char* data, Py_ssize_t size) except -1:
@@ -167,27 +189,25 @@ cdef class Gate:
             bytearray frame
         while True:
             had = PyByteArray_GET_SIZE(self._held)
-            if not self._wanted:
-                if parse_header(<unsigned char*>PyByteArray_AS_STRING(self._held), had, self._frame_max, &header):
-                    if header.fault:
-                        self._ended = True
-                        self._connection.fault(header.fault)
-                        return size
-                    self._wanted = header.size + header.payload
-                    continue
-                take = 1
-            else:
-                take = self._wanted - had
+            if not self._wanted and parse_header(
+                <unsigned char*>PyByteArray_AS_STRING(self._held), had, self._frame_max, &header
+            ):
+                if header.fault:
+                    self._ended = True
+                    self._connection.fault(header.fault)
+                    return size
+                self._wanted = header.size + header.payload
+            if had == self._wanted:
+                break
+            # As long as the header is not complete, byte by byte: it says how much more it takes, or that it is wrong.
+            take = self._wanted - had if self._wanted else 1
             if take > size - used:
                 take = size - used
-            if take:
-                PyByteArray_Resize(self._held, had + take)
-                memcpy(PyByteArray_AS_STRING(self._held) + had, data + used, take)
-                used += take
-            if self._wanted and had + take == self._wanted:
-                break
-            if used == size:
+            if not take:
                 return used
+            PyByteArray_Resize(self._held, had + take)
+            memcpy(PyByteArray_AS_STRING(self._held) + had, data + used, take)
+            used += take
         frame = self._held
         self._held = None
         self._wanted = 0

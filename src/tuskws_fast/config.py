@@ -11,6 +11,7 @@ worse than one that is refused.
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import resource
 import tomllib
@@ -22,8 +23,6 @@ from typing import Any
 from tuskws_fast.errors import ConfigError
 from tuskws_fast.options import ENV_PREFIX, Kind, Option, option, options_of, parse
 
-NO_TLS = "TLS is not in this build yet; put a TLS proxy in front"
-NO_COMPRESSION = "compression is not in this build yet; leave it off"
 NO_RESUME = "sessions cannot be resumed in this build yet; clients join again with `since`"
 NO_API = "the HTTP API is not in this build yet"
 NO_OTHER_ALGORITHM = "only HS256 is in this build yet"
@@ -113,6 +112,15 @@ class Limits:
     max_fragments: int = option(
         1024, Kind.COUNT, "Fragments of one message, empty ones counted. Over it: close 1008.", least=1, most=1 << 24
     )
+    inflate_rate_limit: int = option(
+        4 * 1024**2,
+        Kind.SIZE,
+        "Bytes a second a connection may make the server inflate. Over it: close 1008.",
+        least=1024,
+    )
+    inflate_rate_limit_worker: int = option(
+        64 * 1024**2, Kind.SIZE, "Bytes a second a worker inflates. Over it: close 1008.", least=1024
+    )
     max_room_members: int = option(0, Kind.COUNT, "Users in a room that has no `max_members`; 0 is off.", least=0)
     max_rooms_per_user: int = option(50, Kind.COUNT, "Rooms a user may be in at once; 0 is off.", least=0)
     max_rooms: int = option(100_000, Kind.COUNT, "Rooms of the node; 0 is off.", least=0)
@@ -196,9 +204,20 @@ class Security:
         (), Kind.LIST, "Origins of browsers that may connect, as `https://example.com` or `https://*.example.com`."
     )
     escape_html: bool = option(False, Kind.SWITCH, "Escape HTML in messages when they are delivered; never stored.")
-    ssl_enabled: bool = option(False, Kind.SWITCH, "Serve TLS.", later=NO_TLS)
-    ssl_cert: str = option("", Kind.TEXT, "Certificate file.", later=NO_TLS)
-    ssl_key: str = option("", Kind.TEXT, "Private key file.", later=NO_TLS)
+    ssl_enabled: bool = option(False, Kind.SWITCH, "Serve TLS (1.2 and later).", shown="on when there is a certificate")
+    ssl_cert: str = option("", Kind.TEXT, "PEM file with the certificate and its chain; read again on SIGHUP.")
+    ssl_key: str = option("", Kind.TEXT, "PEM file with its private key, not encrypted; read again on SIGHUP.")
+    ssl_ca_certs: str = option(
+        "", Kind.TEXT, "PEM file with authorities: only clients with a certificate of one of them may connect."
+    )
+    ssl_ciphers: str = option(
+        "", Kind.TEXT, "Ciphers of TLS 1.2, as OpenSSL writes them.", shown="ECDHE with AES-GCM or ChaCha20"
+    )
+    forwarded_allow_ips: tuple[str, ...] = option(
+        (),
+        Kind.LIST,
+        "Addresses and networks of proxies: their `X-Forwarded-For` and `X-Forwarded-Proto` are believed.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +225,18 @@ class Performance:
     """Memory and buffers."""
 
     enable_compression: str = option(
-        "off", Kind.CHOICE, "permessage-deflate.", choices=("shared", "off"), later=NO_COMPRESSION
+        "shared",
+        Kind.CHOICE,
+        "permessage-deflate: a message compressed once for all, or a context a connection.",
+        choices=("shared", "dedicated", "off"),
+    )
+    compression_level: int = option(1, Kind.COUNT, "How hard to compress, from quick to small.", least=1, most=9)
+    compression_min_size: int = option(256, Kind.SIZE, "Shorter messages are sent as they are.", least=1)
+    compression_window_bits: int = option(
+        12, Kind.COUNT, "Window of a dedicated context, 2 to that power bytes in each direction.", least=9, most=15
+    )
+    compression_memory_level: int = option(
+        5, Kind.COUNT, "Memory of a dedicated compressor beside its window, 2 to that power KiB / 2.", least=1, most=9
     )
     buffer_size: int = option(
         64 * 1024,
@@ -341,6 +371,7 @@ def _resolve(given: dict[str, Any]) -> Config:
     for name, value in PROFILES[given.get("profile", "default")].items():
         given.setdefault(name, value)
     given.setdefault("require_auth", bool(given.get("jwt_secret") or given.get("jwt_secret_file")))
+    given.setdefault("ssl_enabled", bool(given.get("ssl_cert")))
     given.setdefault("enable_origin_check", bool(given.get("allowed_origins")))
     sections: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
@@ -364,6 +395,11 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
         "queue_messages_max": 100_000,
         "ring_up_size": 64 * 1024**2,
         "ring_down_size": 64 * 1024**2,
+        # Section 13 asks for small windows, which only a context of one's own can give.
+        "enable_compression": "dedicated",
+        "compression_window_bits": 15,
+        "inflate_rate_limit": 1024**3,
+        "inflate_rate_limit_worker": 8 * 1024**3,
     },
 }
 
@@ -392,11 +428,30 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{name}: {size} is less than four times max_frame_size, {limits.max_frame_size}")
     if performance.queue_bytes_max < limits.max_frame_size:
         raise ConfigError(f"queue_bytes_max: {performance.queue_bytes_max} is less than max_frame_size")
+    if performance.enable_compression != "off":
+        if limits.inflate_rate_limit < 2 * limits.max_frame_size:
+            raise ConfigError(f"inflate_rate_limit: {limits.inflate_rate_limit} is less than twice max_frame_size")
+        if limits.inflate_rate_limit_worker < 2 * limits.inflate_rate_limit:
+            raise ConfigError(
+                f"inflate_rate_limit_worker: {limits.inflate_rate_limit_worker} is less than twice inflate_rate_limit"
+            )
     if security.jwt_secret and security.jwt_secret_file:
         raise ConfigError("jwt_secret: give either the secret or jwt_secret_file, not both")
     secret = read_jwt_secret(security)
     if security.require_auth and secret is None:
         raise ConfigError("require_auth: without jwt_secret or jwt_secret_file nobody could authenticate")
+    for name in ("ssl_cert", "ssl_key"):
+        if security.ssl_enabled and not getattr(security, name):
+            raise ConfigError(f"{name}: TLS needs a certificate and its key (ssl_cert, ssl_key)")
+    for name in ("ssl_cert", "ssl_key", "ssl_ca_certs", "ssl_ciphers"):
+        if not security.ssl_enabled and getattr(security, name):
+            raise ConfigError(f"{name}: without TLS (ssl_cert, ssl_enabled) it would do nothing")
+    for entry in security.forwarded_allow_ips:
+        try:
+            ipaddress.ip_network(entry)
+        except ValueError as error:
+            hint = "; for every address write 0.0.0.0/0 and ::/0" if entry == "*" else ""
+            raise ConfigError(f"forwarded_allow_ips: {error}{hint}") from None
     if config.server.app and not all(config.server.app.partition(":")):
         raise ConfigError(f"app: {config.server.app!r} is not module:server")
 

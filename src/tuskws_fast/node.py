@@ -17,12 +17,14 @@ import resource
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from tuskws_fast import logs
+from tuskws_fast.auth.certificates import CertificateFiles, Certificates
 from tuskws_fast.auth.origin import OriginPolicy
-from tuskws_fast.config import Config
+from tuskws_fast.config import Config, Security
 from tuskws_fast.errors import BootError, ConfigError, ExitCode, TuskwsError
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
 from tuskws_fast.supervisor.listeners import open_listeners, shown_address
@@ -31,6 +33,9 @@ from tuskws_fast.supervisor.stats import StatsSocket, default_path, now_document
 from tuskws_fast.supervisor.supervisor import Supervisor, Timing
 
 log = logging.getLogger(__name__)
+
+# A certificate that ends sooner is worth a warning: renewal, if it were automatic, would have happened.
+CERTIFICATE_ENDS_SOON = timedelta(days=14)
 
 
 def run_node(config: Config, app: object | None = None, reread: Callable[[], Config] | None = None) -> ExitCode:
@@ -58,6 +63,7 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     set_name("tuskws-fast: supervisor", "tuskws-fast")
     _set_resource_limits()
     server, processes, performance = config.server, config.processes, config.performance
+    certificates = _load_certificates(config.security)
     listeners = open_listeners(server.host, server.port, processes.workers, server.backlog)
     memory = NodeMemory(
         processes.workers,
@@ -70,20 +76,20 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
 
     def on_ready() -> None:
         extra = {"workers": processes.workers, "pid": os.getpid(), "control_socket": str(path)}
-        log.info(f"serving ws://{address}", extra=extra)
+        log.info(f"serving {'ws' if certificates is None else 'wss'}://{address}", extra=extra)
 
     log.info("starting", extra={"address": address, "workers": processes.workers})
     if server.data_dir != "none":
         log.info("messages are kept in memory alone: there is no journal yet", extra={"data_dir": server.data_dir})
     supervisor = Supervisor(
         broker=lambda context: broker.main(context, config, None),
-        worker=_worker_main(worker.main, config, app),
+        worker=_worker_main(worker.main, config, app, certificates),
         listeners=listeners,
         memory=memory,
         timing=Timing(hang_s=processes.hang_timeout, boot_s=processes.boot_timeout, drain_s=processes.shutdown_timeout),
         stats=stats,
         on_ready=on_ready,
-        on_reload=lambda: _reload(reread),
+        on_reload=lambda: {**_reload(reread), **_reload_certificates(certificates)},
     )
     # What exists now is shared by all processes; the collector must not touch, and thereby copy, its pages.
     gc.collect()
@@ -104,11 +110,15 @@ def _check_origins(config: Config) -> None:
 
 
 def _worker_main(
-    main: Callable[[ChildContext, Config, object | None], None], config: Config, app: object | None
+    main: Callable[[ChildContext, Config, object | None, Certificates | None], None],
+    config: Config,
+    app: object | None,
+    certificates: Certificates | None,
 ) -> ChildMain:
     def run_worker(context: ChildContext) -> None:
         loaded = load_app(config.server.app) if app is None and config.server.app else app
-        main(context, config, loaded)
+        # A worker that is forked after a reload inherits what was loaded last.
+        main(context, config, loaded, certificates)
 
     return run_worker
 
@@ -141,6 +151,36 @@ def _reload(reread: Callable[[], Config] | None) -> Mapping[str, Any]:
         return {}
     logs.set_level(config.logging.log_level)
     return {"log_level": config.logging.log_level}
+
+
+def _load_certificates(security: Security) -> Certificates | None:
+    """What TLS is served with, None without TLS. Raises `ConfigError` before anything is started."""
+    if not security.ssl_enabled:
+        return None
+    files = CertificateFiles(security.ssl_cert, security.ssl_key, security.ssl_ca_certs, security.ssl_ciphers)
+    certificates = Certificates(files)
+    _log_certificate(certificates)
+    return certificates
+
+
+def _reload_certificates(certificates: Certificates | None) -> Mapping[str, Any]:
+    """Read the files again; only if they can be used are the workers told to do the same."""
+    if certificates is None:
+        return {}
+    try:
+        certificates.reload()
+    except ConfigError as error:
+        log.error("the certificate is left as it was", extra={"reason": str(error)})
+        return {}
+    _log_certificate(certificates)
+    return {"certificates": True}
+
+
+def _log_certificate(certificates: Certificates) -> None:
+    left = certificates.not_after - datetime.now(UTC)
+    level = logging.WARNING if left < CERTIFICATE_ENDS_SOON else logging.INFO
+    text = "the certificate has ended" if left < timedelta() else "certificate loaded"
+    log.log(level, text, extra={"not_after": certificates.not_after.isoformat(), "days_left": left.days})
 
 
 def _set_resource_limits() -> None:

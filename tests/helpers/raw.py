@@ -6,6 +6,7 @@ import base64
 import os
 import socket
 import struct
+import zlib
 from typing import Any
 
 from tuskws_fast.protocol import codec
@@ -27,23 +28,46 @@ def masked(payload: bytes, opcode: int = 1, fin: bool = True, rsv: int = 0) -> b
     return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
 
 
-class RawClient:
-    """`receive_buffer` bounds what the kernel takes for us while we do not read."""
+def deflated(payload: bytes) -> bytes:
+    """A message as RFC 7692 §7.2.1 compresses it, without takeover."""
+    stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return (stream.compress(payload) + stream.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff")
 
-    def __init__(self, port: int, path: str = "/ws", receive_buffer: int | None = None) -> None:
+
+def inflated(payload: bytes) -> bytes:
+    return zlib.decompressobj(-15).decompress(payload + b"\x00\x00\xff\xff")
+
+
+class RawClient:
+    """`receive_buffer` bounds what the kernel takes for us while we do not read. `extensions` is a header's value,
+    `headers` are whole lines. Messages that come compressed are inflated, as if no context were taken over."""
+
+    def __init__(
+        self,
+        port: int,
+        path: str = "/ws",
+        receive_buffer: int | None = None,
+        extensions: str | None = None,
+        headers: str = "",
+    ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.connect(("127.0.0.1", port))
         self._buffer = b""
+        self._headers = headers
+        self._extensions = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions is not None else ""
+        # Whether the last frame had RSV1, and how long its payload was.
+        self.rsv1 = False
+        self.frame_size = 0
         self.response = self.handshake(path)
 
     def handshake(self, path: str) -> bytes:
         key = base64.b64encode(os.urandom(16)).decode()
         self.socket.sendall(
             f"GET {path} HTTP/1.1\r\nHost: test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
+            f"{self._extensions}{self._headers}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n".encode()
         )
         while b"\r\n\r\n" not in self._buffer:
             self._fill()
@@ -65,13 +89,14 @@ class RawClient:
             (n,) = struct.unpack("!H", self._take(2))
         elif n == 127:
             (n,) = struct.unpack("!Q", self._take(8))
+        self.rsv1, self.frame_size = bool(first & 0x40), n
         return first & 0x0F, self._take(n)
 
     def message(self) -> Any:
         """The next text message, decoded."""
         opcode, payload = self.frame()
         assert opcode == 1, f"a text frame was due, opcode {opcode} came: {payload!r}"
-        return codec.decode(payload)
+        return codec.decode(inflated(payload) if self.rsv1 else payload)
 
     def expect(self, kind: str) -> Any:
         """The next message of this type; others before it are passed over."""

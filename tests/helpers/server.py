@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tuskws_fast.auth.tokens import make_token
+from tuskws_fast.supervisor.stats import read_stats
 
 SECRET = "a-secret-for-tests-of-more-than-32-bytes"
 START_TIMEOUT_S = 30.0
@@ -44,6 +45,7 @@ class RunningServer:
         self.pid = process.pid
         self.log = log
         self.port = 0
+        self.control_socket = Path()
         self._secret = secret
 
     @property
@@ -53,6 +55,10 @@ class RunningServer:
     def token(self, user: str, **claims: Any) -> str:
         assert self._secret is not None, "this server has no key"
         return make_token(self._secret, user, **claims)
+
+    def figure(self, name: str) -> int:
+        """A figure of the node, summed over its processes; workers bring theirs up to date once a second."""
+        return int(read_stats(self.control_socket)["totals"][name])
 
     def log_text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -146,6 +152,7 @@ def started_server(workers: int = 2, **flags: Any) -> Iterator[RunningServer]:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         server = RunningServer(process, log, flags.get("jwt_secret"))
+        server.control_socket = Path(str(arguments["control_socket"]))
         try:
             server.wait_until_ready()
             yield server

@@ -143,7 +143,8 @@ async def sockets(kind: str, server: RunningServer, browser: Browser | None = No
             session = await stack.enter_async_context(aiohttp.ClientSession())
 
             async def open_one(url: str) -> Socket:
-                return AiohttpSocket(await session.ws_connect(url, protocols=["tusk.v1"]))
+                # The others offer compression by themselves; aiohttp wants to be asked.
+                return AiohttpSocket(await session.ws_connect(url, protocols=["tusk.v1"], compress=15))
         elif kind == "node":
             open_one = (await stack.enter_async_context(_node())).open
         else:

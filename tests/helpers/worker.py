@@ -24,6 +24,7 @@ class Wire:
         self.frames: list[bytes] = []
         self.closed: int | None = None
         self.batch = False
+        self.trusted = False
         self.is_closing = False
         self.is_lost = False
         self.reading = True
@@ -33,6 +34,9 @@ class Wire:
 
     def set_batch(self, batch: bool) -> None:
         self.batch = batch
+
+    def trust(self) -> None:
+        self.trusted = True
 
     def send(self, frame: Frame) -> None:
         wire = frame.encoded()

@@ -67,6 +67,10 @@ def test_a_forbidden_frame_is_closed_with_its_code(server: RunningServer, bystan
         client.expect("welcome")
         client.socket.sendall(wire)
         assert client.close_code() == code
+        # Whoever answers, or just hangs up, is let go at once.
+        client.send_frame(code.to_bytes(2, "big"), opcode=8)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            client.frame()
 
 
 def test_fragments_with_control_frames_between_them_are_one_message(server: RunningServer) -> None:

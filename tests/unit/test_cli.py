@@ -85,8 +85,11 @@ def test_every_flag_accepts_its_default(started: list[Config]) -> None:
     ("args", "message"),
     [
         (["--port", "99999"], "tuskws-fast: port: 99999 is more than the most allowed, 65535 (from --port)\n"),
-        (["--ssl-enabled"], "tuskws-fast: ssl_enabled: TLS is not in this build yet"),
-        (["--enable-compression", "shared"], "tuskws-fast: enable_compression: compression is not in this build yet"),
+        (
+            ["--enable-compression", "zip"],
+            "tuskws-fast: enable_compression: 'zip' is not one of shared, dedicated, off",
+        ),
+        (["--ssl-enabled"], "tuskws-fast: ssl_cert: TLS needs a certificate and its key"),
         (["--config", "/no/file"], "tuskws-fast: /no/file: No such file or directory\n"),
         (["--prot", "1"], "Did you mean one of:"),
     ],

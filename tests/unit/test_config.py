@@ -117,9 +117,20 @@ def test_the_secret_is_read_from_its_file_each_time(tmp_path: Path) -> None:
         ({"jwt_secret": SECRET[1:]}, "jwt_secret: the secret has 31 bytes, HS256 needs at least 32"),
         ({"jwt_secret_file": "/no/such/file"}, "jwt_secret_file: /no/such/file: No such file"),
         ({"jwt_secret_file": "x", "jwt_secret": SECRET}, "not both"),
-        ({"ssl_enabled": True}, "ssl_enabled: TLS is not in this build yet"),
-        ({"ssl_cert": "a.pem"}, "ssl_cert: TLS is not in this build yet"),
-        ({"enable_compression": True}, "enable_compression: compression is not in this build yet"),
+        ({"inflate_rate_limit": "64KiB"}, "inflate_rate_limit: 65536 is less than twice max_frame_size"),
+        (
+            {"inflate_rate_limit_worker": "4MiB"},
+            "inflate_rate_limit_worker: 4194304 is less than twice inflate_rate_limit",
+        ),
+        ({"ssl_enabled": True}, "ssl_cert: TLS needs a certificate and its key"),
+        ({"ssl_cert": "a.pem"}, "ssl_key: TLS needs a certificate and its key"),
+        ({"ssl_key": "a.pem"}, "ssl_key: without TLS"),
+        ({"ssl_enabled": False, "ssl_cert": "a.pem", "ssl_key": "a.key"}, "ssl_cert: without TLS"),
+        (
+            {"forwarded_allow_ips": "10.0.0.0/8,*"},
+            "forwarded_allow_ips: '\\*' does not appear to be .* 0.0.0.0/0 and ::/0",
+        ),
+        ({"forwarded_allow_ips": "10.0.0.1/8"}, "forwarded_allow_ips: 10.0.0.1/8 has host bits set"),
         ({"api_port": 9000}, "api_port: the HTTP API is not in this build yet"),
         ({"jwt_algorithms": "RS256"}, "jwt_algorithms: only HS256"),
         ({"max_message_size": "65KiB"}, "max_message_size: 66560 bytes do not fit into max_frame_size"),
@@ -157,6 +168,15 @@ def test_the_options_of_the_seed_are_accepted_with_their_defaults() -> None:
     config = load(seed)
     assert config.limits.max_message_size == 1024
     assert config.timeouts.idle_timeout == 60.0
+
+
+def test_the_switch_of_the_seed_chooses_how_to_compress() -> None:
+    assert load({"enable_compression": True}).performance.enable_compression == "shared"
+    assert load({"enable_compression": False}).performance.enable_compression == "off"
+
+
+def test_without_compression_its_budgets_bind_nothing() -> None:
+    assert load({"enable_compression": "off", "inflate_rate_limit": "1KiB"}).limits.inflate_rate_limit == 1024
 
 
 def test_no_secret_is_in_the_text_of_a_configuration() -> None:

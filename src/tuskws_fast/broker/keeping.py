@@ -29,6 +29,8 @@ from tuskws_fast.rooms import names
 from tuskws_fast.rooms.settings import SettingsFault, restored
 
 ROOM, BAN, MUTE, INVITE = "room", "ban", "mute", "invite"
+# Far beyond what a broker ever counts to, and far enough below what a record can carry (64 bits) to count on.
+VERSION_MAX = 2**53
 
 
 def fact_key(kind: str, *parts: str) -> str:
@@ -119,37 +121,40 @@ class Keeping:
             if known[0] == record.version and announcing:
                 self._holders.setdefault(record.key, set()).add(worker)
             return
-        self._apply(record)
-        self._facts[record.key] = (record.version, record.value)
+        value = self._apply(record)
+        self._facts[record.key] = (record.version, value)
         self._version = max(self._version, record.version)
         if announcing:
             self._holders[record.key] = {worker}
         else:
             # It came late: the others were brought up to date without it.
             others = [other for other in self._core.workers if other != worker]
-            self._send(Keep(record.key, record.version, record.value), others, out)
+            self._send(Keep(record.key, record.version, value), others, out)
 
-    def _apply(self, record: Kept) -> None:
-        """Raises `Refused` for what no broker gave."""
+    def _apply(self, record: Kept) -> dict[str, Any]:
+        """The fact's value, made anew: only what was understood is handed on. Raises `Refused` for what is no fact."""
         kind, *parts = record.key.split("\n")
         try:
+            if not 0 < record.version <= VERSION_MAX:
+                raise ValueError("no such version")
             room_name = names.room_name(parts[0])
             if kind == ROOM and len(parts) == 1:
-                self._apply_room(room_name, record.value)
-            elif kind == INVITE and len(parts) == 2:
+                return self._apply_room(room_name, record.value)
+            if kind == INVITE and len(parts) == 2:
                 user = names.user_id(parts[1])
                 self._existing(room_name).invited.add(user)
-            elif kind in (BAN, MUTE) and len(parts) == 2:
-                self._apply_sanction(record.key, kind, room_name, names.user_id(parts[1]), record.value["until"])
-            else:
-                raise ValueError("no such fact")
+                return {}
+            if kind in (BAN, MUTE) and len(parts) == 2:
+                until = record.value["until"]
+                return self._apply_sanction(record.key, kind, room_name, names.user_id(parts[1]), until)
+            raise ValueError("no such fact")
         except (ValueError, LookupError, TypeError) as error:
             raise Refused(ErrorCode.BAD_MESSAGE, "Not a fact to keep") from error
 
     def _existing(self, name: str) -> Room:
         return self._core.room(name) or self._core.new_room(name)
 
-    def _apply_sanction(self, key: str, kind: str, name: str, user: str, until: Any) -> None:
+    def _apply_sanction(self, key: str, kind: str, name: str, user: str, until: Any) -> dict[str, Any]:
         if not (until is None or isinstance(until, int | float)):
             raise ValueError("a sanction ends at a time")
         room = self._existing(name)
@@ -157,14 +162,16 @@ class Keeping:
         room.settle()
         if until is not None:
             self._core.timers.add(until, Timer.SANCTION, key)
+        return {"until": until}
 
-    def _apply_room(self, name: str, value: Any) -> None:
+    def _apply_room(self, name: str, value: Any) -> dict[str, Any]:
         settings, creator = restored(value["settings"]), value["creator"]
         if not isinstance(creator, str):
             raise SettingsFault("a creator is a user id")
         room = self._existing(name)
         room.creator = creator
         self._core.apply_settings(room, settings)
+        return {"creator": creator, "settings": settings.kept()}
 
     def share(self, out: Out) -> None:
         """All workers have announced themselves: give each the facts that only others knew."""

@@ -467,7 +467,8 @@ def _unpack_readable(kind: int, payload: bytes) -> UpRecord | DownRecord:
     cls, byte_fields = _CLASSES[kind]
     fields = codec.decode(payload)
     if not isinstance(fields, list) or len(fields) != len(cls._fields):
-        raise ValueError(f"record type {kind} does not have the fields {fields!r:.80}")
+        # The value itself is not shown: it may be nested deeper than `repr` can follow.
+        raise ValueError(f"record type {kind} is not the list of its {len(cls._fields)} fields")
     for i in byte_fields:
         fields[i] = fields[i].encode()
     if kind == DownType.JOINED:

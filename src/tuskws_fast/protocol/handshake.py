@@ -114,6 +114,8 @@ def check_upgrade(head: Head) -> Refusal | bytes:
     keys = head.all(b"sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):
         return Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Sec-WebSocket-Key of 16 bytes is needed")
+    if len(head.all(b"origin")) > 1:
+        return Refusal(HTTPStatus.BAD_REQUEST, "At most one Origin")
     offered = head.tokens(b"sec-websocket-protocol")
     if offered and SUBPROTOCOL.encode() not in offered:
         return Refusal(HTTPStatus.BAD_REQUEST, f"Only the subprotocol {SUBPROTOCOL} is spoken here")
@@ -129,13 +131,15 @@ def upgrade_required() -> Refusal:
     )
 
 
-def switching_protocols(head: Head, key: bytes) -> bytes:
-    """The 101 for an acceptable handshake (RFC 6455 §4.2.2)."""
+def switching_protocols(head: Head, key: bytes, extensions: str | None = None) -> bytes:
+    """The 101 for an acceptable handshake (RFC 6455 §4.2.2); `extensions` is what was agreed, in our own words."""
     accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
-    selected = b"Sec-WebSocket-Protocol: tusk.v1\r\n" if head.all(b"sec-websocket-protocol") else b""
+    # Only what was offered may be chosen, and an empty header offers nothing.
+    selected = b"Sec-WebSocket-Protocol: tusk.v1\r\n" if head.tokens(b"sec-websocket-protocol") else b""
+    agreed = f"Sec-WebSocket-Extensions: {extensions}\r\n".encode("ascii") if extensions is not None else b""
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, selected)
+        b"Sec-WebSocket-Accept: %b\r\n%b%b\r\n" % (accept, selected, agreed)
     )
 
 

@@ -27,15 +27,18 @@ import httptools
 from picows import WSAutoPingStrategy
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stub, but its public protocol class
 from tuskws_fast_ext.connection import Connection, FlushPoint
+from tuskws_fast_ext.deflate import Compression, CompressionPool
 from tuskws_fast_ext.gate import Gate, ReadBuffer
 from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.tables import Counters
 
+from tuskws_fast.auth.forwarded import TrustedProxies, came_by_tls
 from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
 from tuskws_fast.metrics import Metric
-from tuskws_fast.protocol import handshake
+from tuskws_fast.protocol import extensions, handshake
 from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.protocol.extensions import Agreement, MalformedHeaderError, Policy
 from tuskws_fast.protocol.handshake import Head, Refusal
 from tuskws_fast.worker.echo import ECHO_PATH, EchoSession
 from tuskws_fast.worker.limits import Limits
@@ -51,6 +54,7 @@ PARSED_FRAME_MAX = 64 * 1024
 # second any request is; what remains is for health checks, rings and files. uvloop closes silently on EMFILE.
 SOCKETS_SHARE, SOCKETS_HARD_SHARE = 0.90, 0.97
 RETRY_AFTER_S = "5"
+AGREEMENTS_MAX = 64
 
 PATHS = frozenset({"/", "/ws"})
 
@@ -62,9 +66,12 @@ class AcceptorSettings:
     fragments_max: int
     buffer_bytes: int
     allow_query_token: bool
+    require_auth: bool
     demo_page: bytes | None
     echo: bool
     sockets_max: int  # of this process: RLIMIT_NOFILE
+    compression: Policy | None  # None: off, the header is not looked at
+    proxies: TrustedProxies
 
 
 @dataclass(slots=True)
@@ -82,6 +89,7 @@ class Acceptor:
         self,
         settings: AcceptorSettings,
         point: FlushPoint,
+        pool: CompressionPool,
         limits: Limits,
         origins: OriginPolicy | None,
         verifier: Callable[[], Verifier | None],
@@ -93,6 +101,9 @@ class Acceptor:
         self.settings = settings
         self.counters = counters
         self._point = point
+        self._pool = pool
+        # Nearly all clients send one of a few headers; negotiating anew costs 7 to 22 us.
+        self._agreements: dict[tuple[bytes, ...], Agreement | None] = {}
         self._limits = limits
         self._origins = origins
         self._verifier = verifier
@@ -119,13 +130,21 @@ class Acceptor:
         self._open.append((time.monotonic() + self.settings.connection_timeout_s, attempt))
         return self.half_open + self._session_count() < self.settings.sockets_max * SOCKETS_HARD_SHARE
 
+    def ended(self) -> None:
+        """A socket that `began` is no handshake any more."""
+        self.half_open -= 1
+
     def expire(self, now: float) -> None:
         """Once a second: end the handshakes whose time is up. Constant timeout, so the oldest is in front."""
         while self._open and (self._open[0][0] <= now or self._open[0][1].transport is None):
             _, attempt = self._open.popleft()
             if attempt.transport is not None:
                 self.counters.add(Metric.REFUSED_TIMEOUT)
-                attempt.refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT))
+                if attempt.is_connected:
+                    attempt.refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT))
+                else:
+                    # Still in its TLS handshake: there is nobody to tell.
+                    attempt.drop()
 
     def decide(self, attempt: Handshake, head: Head) -> None:
         """Answer a complete request: upgrade, page or refusal."""
@@ -145,17 +164,39 @@ class Acceptor:
         if isinstance(key, Refusal):
             self._refuse(attempt, key)
             return
-        admitted = self._admit(head, query, attempt.address)
+        try:
+            agreement = self._agree(head)
+        except MalformedHeaderError:
+            self._refuse(attempt, Refusal(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Extensions is malformed"))
+            return
+        secure = attempt.is_secure
+        if attempt.address in self.settings.proxies:
+            attempt.address = self.settings.proxies.client_of(attempt.address, head.all(b"x-forwarded-for"))
+            secure = secure or came_by_tls(head.all(b"x-forwarded-proto"))
+        admitted = self._admit(head, query, attempt.address, secure)
         if isinstance(admitted, Refusal):
             attempt.refuse(admitted)
             return
         if echo:
-            self._upgrade(attempt, head, key, EchoSession(self._limits, attempt.address))
+            self._upgrade(attempt, head, key, EchoSession(self._limits, attempt.address), agreement)
             return
         session = self._new_session(attempt.address)
         session.address_admitted = True
         session.token_identity = admitted.identity
-        self._upgrade(attempt, head, key, session)
+        self._upgrade(attempt, head, key, session, agreement)
+
+    def _agree(self, head: Head) -> Agreement | None:
+        """What is agreed on the client's extensions. Raises `MalformedHeaderError`."""
+        policy = self.settings.compression
+        offered = tuple(head.all(b"sec-websocket-extensions"))
+        if policy is None or not offered:
+            return None
+        if offered in self._agreements:
+            return self._agreements[offered]
+        agreement = extensions.negotiate(offered, policy)
+        if len(self._agreements) < AGREEMENTS_MAX:
+            self._agreements[offered] = agreement
+        return agreement
 
     def _plain_answer(self, path: str, head_only: bool) -> bytes:
         page = self._page(path)
@@ -171,9 +212,9 @@ class Acceptor:
         self.counters.add(Metric.REFUSED_BAD_REQUEST)
         attempt.refuse(refusal)
 
-    def _admit(self, head: Head, query: str, address: str) -> Refusal | _Admitted:
+    def _admit(self, head: Head, query: str, address: str, secure: bool) -> Refusal | _Admitted:
         """Origin, token, then the limits; what is admitted is counted and must be released by its session."""
-        if self._origins is not None and not self._origins.allows(head.first(b"origin"), head.first(b"host")):
+        if self._origins is not None and not self._origins.allows(head.first(b"origin"), head.first(b"host"), secure):
             self.counters.add(Metric.REFUSED_ORIGIN)
             return Refusal(HTTPStatus.FORBIDDEN, "This origin is not allowed")
         identity = None
@@ -202,21 +243,44 @@ class Acceptor:
             raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
         return verifier.verify(token, time.time())
 
-    def _upgrade(self, attempt: Handshake, head: Head, key: bytes, session: Session | EchoSession) -> None:
+    def _upgrade(
+        self,
+        attempt: Handshake,
+        head: Head,
+        key: bytes,
+        session: Session | EchoSession,
+        agreement: Agreement | None,
+    ) -> None:
         """Answer 101 and give the socket to a connection, with the gate in front of it and `session` behind."""
         # JSON's decoder refuses bad UTF-8 by itself; an echo has none.
         check_text = isinstance(session, EchoSession)
         session.connection = Connection(
-            self._point, session, self.settings.frame_max, self.settings.fragments_max, check_text
+            self._point,
+            session,
+            self.settings.frame_max,
+            self.settings.fragments_max,
+            check_text,
+            self._compression(agreement, session) if agreement is not None else None,
         )
         transport, behind = attempt.detach()
         gate = Gate(self._parser, session.connection, self._buffer, self.settings.frame_max)
         transport.set_protocol(cast(asyncio.BaseProtocol, gate))
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        session.connection.open(transport, sock.fileno(), handshake.switching_protocols(head, key))
+        response = handshake.switching_protocols(head, key, agreement.header if agreement is not None else None)
+        session.connection.open(transport, sock.fileno(), response, attempt.is_secure)
         if behind:
             gate.feed(behind)
+
+    def _compression(self, agreement: Agreement, session: Session | EchoSession) -> Compression:
+        stranger = isinstance(session, Session) and self.settings.require_auth and session.token_identity is None
+        return self._pool.open(
+            agreement.server_takeover,
+            agreement.client_takeover,
+            agreement.server_window_bits,
+            agreement.client_window_bits,
+            stranger,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,12 +304,17 @@ class Handshake(asyncio.BufferedProtocol):
         "_received",
         "_target",
         "address",
+        "is_connected",
+        "is_secure",
         "transport",
     )
 
     def __init__(self, acceptor: Acceptor) -> None:
         self.transport: asyncio.Transport | None = None
         self.address = ""
+        # Under TLS the transport is here from accept on, and speaks from `connection_made` on.
+        self.is_connected = False
+        self.is_secure = False
         self._acceptor = acceptor
         self._parser: Any = None
         self._target = b""
@@ -257,12 +326,15 @@ class Handshake(asyncio.BufferedProtocol):
     # -- asyncio -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Who accepts under TLS has counted this socket and set `transport` already.
+        self.is_secure = self.transport is not None
+        self.is_connected = True
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
         # Our writes go past the transport's buffer, so it has to tell at once when it holds anything (ext/connection).
         self.transport.set_write_buffer_limits(high=0)
-        if self._acceptor.began(self):
+        if self.is_secure or self._acceptor.began(self):
             self._parser = httptools.HttpRequestParser(self)
         else:
             self._acceptor.counters.add(Metric.REFUSED_TOTAL)
@@ -333,6 +405,13 @@ class Handshake(asyncio.BufferedProtocol):
             if self.transport is not None:
                 self.refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR))
 
+    def drop(self) -> None:
+        """End the socket without a word."""
+        if self.transport is not None:
+            transport = self.transport
+            self._finished()
+            transport.abort()
+
     def refuse(self, refusal: Refusal) -> None:
         self.respond(refusal.encode())
 
@@ -358,7 +437,7 @@ class Handshake(asyncio.BufferedProtocol):
         self._parser = None
         self._headers = []
         self._target = b""
-        self._acceptor.half_open -= 1
+        self._acceptor.ended()
 
 
 class _PicowsLog:
@@ -369,7 +448,7 @@ class _PicowsLog:
 
     def log(self, *args: object) -> None: ...
 
-    info = warning = log
+    debug = info = warning = log
 
     def error(self, message: str, *args: object) -> None:
         # The gate lets nothing pass that picows objects to: this is a defect of one of the two.

@@ -169,6 +169,7 @@ class Commands:
                 session.connection.close(CloseCode.TOO_MANY_CONNECTIONS, b"too many connections of this user")
                 return False
             session.user_admitted = True
+        session.connection.trust()
         session.user = identity.user
         session.username = identity.username
         session.roles = identity.roles

@@ -26,8 +26,11 @@ from typing import cast
 
 import uvloop
 from tuskws_fast_ext.connection import FlushPoint
+from tuskws_fast_ext.deflate import CompressionPool
 
 from tuskws_fast import __version__, logs
+from tuskws_fast.auth.certificates import Certificates
+from tuskws_fast.auth.forwarded import TrustedProxies
 from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.auth.tokens import Verifier
 from tuskws_fast.config import Config, read_jwt_secret
@@ -38,6 +41,7 @@ from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import ROW_SUPERVISOR, Metric, health_of
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import CloseCode
+from tuskws_fast.protocol.extensions import Policy
 from tuskws_fast.supervisor.child import ChildContext
 from tuskws_fast.supervisor.control import Message
 from tuskws_fast.worker.acceptor import Acceptor, AcceptorSettings, Page, serve
@@ -49,6 +53,7 @@ from tuskws_fast.worker.limits import Limits, SharedLimits
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, SessionTimes
 from tuskws_fast.worker.timers import Wheel
+from tuskws_fast.worker.tls import TlsListener, on_loop_error
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +68,26 @@ DRAIN_SPREAD = 0.5
 HEALTH_PATHS = frozenset({"/health", "/livez", "/readyz"})
 
 
-def main(context: ChildContext, config: Config, app: object | None) -> None:
-    """Run a worker until it is drained. Called in the child, right after fork."""
+def main(context: ChildContext, config: Config, app: object | None, certificates: Certificates | None = None) -> None:
+    """Run a worker until it is drained. Called in the child, right after fork. `certificates`: serve TLS."""
     loop = uvloop.new_event_loop()
+    loop.set_exception_handler(on_loop_error)
     asyncio.set_event_loop(loop)
     try:
-        loop.run_until_complete(_serve(context, config, loop, app))
+        loop.run_until_complete(_serve(context, config, loop, app, certificates))
     finally:
         loop.close()
 
 
-async def _serve(context: ChildContext, config: Config, loop: asyncio.AbstractEventLoop, app: object | None) -> None:
+async def _serve(
+    context: ChildContext,
+    config: Config,
+    loop: asyncio.AbstractEventLoop,
+    app: object | None,
+    certificates: Certificates | None,
+) -> None:
     # Made inside the running loop: picows' parser asks for it.
-    await Worker(context, config, loop, app).run()
+    await Worker(context, config, loop, app, certificates).run()
 
 
 def make_verifier(config: Config) -> Verifier | None:
@@ -99,7 +111,12 @@ def make_verifier(config: Config) -> Verifier | None:
 
 class Worker:
     def __init__(
-        self, context: ChildContext, config: Config, loop: asyncio.AbstractEventLoop, app: object | None
+        self,
+        context: ChildContext,
+        config: Config,
+        loop: asyncio.AbstractEventLoop,
+        app: object | None,
+        certificates: Certificates | None = None,
     ) -> None:
         self._context = context
         self._config = config
@@ -109,7 +126,8 @@ class Worker:
         self._ready = False
         self._draining = False
         self._done = loop.create_future()
-        self._servers: dict[int, asyncio.Server] = {}
+        self._certificates = certificates
+        self._servers: dict[int, asyncio.Server | TlsListener] = {}
         self._next_number = records.first_conn(context.slot, context.generation)
         self._sessions: dict[int, Session] = {}
         self._watchers: set[Session] = set()
@@ -139,6 +157,13 @@ class Worker:
             context.counters.read_row(ROW_SUPERVISOR)[Metric.STARTED] * 1_000,
         )
         self._point = FlushPoint(self._loop.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
+        self._pool = CompressionPool(
+            performance.compression_level,
+            performance.compression_min_size,
+            performance.compression_memory_level,
+            limits.inflate_rate_limit,
+            limits.inflate_rate_limit_worker,
+        )
         self._outbox = Outbox(self._loop.call_soon, self._give_up)
         self._hub = Hub(time.time, self._ask_recovery)
         self._inbox = Inbox(
@@ -171,7 +196,8 @@ class Worker:
 
     def _build_acceptor(self) -> Acceptor:
         config = self._config
-        security = config.security
+        security, performance = config.security, config.performance
+        policy = Policy(performance.enable_compression == "dedicated", performance.compression_window_bits)
         origins = OriginPolicy(security.allowed_origins) if security.enable_origin_check else None
         demo = None if config.server.no_demo else resources.files("tuskws_fast").joinpath("static/index.html")
         return Acceptor(
@@ -179,13 +205,17 @@ class Worker:
                 config.timeouts.connection_timeout,
                 config.limits.max_frame_size,
                 config.limits.max_fragments,
-                config.performance.buffer_size,
+                performance.buffer_size,
                 security.allow_query_token,
+                security.require_auth,
                 demo.read_bytes() if demo is not None else None,
                 config.server.echo,
                 resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                policy if performance.enable_compression != "off" else None,
+                TrustedProxies(security.forwarded_allow_ips),
             ),
             self._point,
+            self._pool,
             self._limits,
             origins,
             lambda: self._commands.verifier,
@@ -223,24 +253,35 @@ class Worker:
         elif message.op == "drain":
             self._drain_clients(float(fields["deadline_s"]))
         elif message.op == "reload":
-            self._reload(fields.get("log_level"))
+            self._reload(fields.get("log_level"), bool(fields.get("certificates")))
         elif message.op == "stop":
             self._finish()
 
     async def _serve(self, slot: int, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self._servers[slot] = await serve(self._loop, self._acceptor, sock, self._config.server.backlog)
+        certificates = self._certificates
+        if certificates is None:
+            self._servers[slot] = await serve(self._loop, self._acceptor, sock, self._config.server.backlog)
+        else:
+            self._servers[slot] = TlsListener(
+                self._loop, self._acceptor, lambda: certificates.context, self._context.counters, sock
+            )
         if not self._ready and slot == self._context.slot:
             self._ready = True
             self._context.send("ready")
 
-    def _reload(self, log_level: str | None) -> None:
+    def _reload(self, log_level: str | None, certificates: bool) -> None:
         if log_level is not None:
             logs.set_level(log_level)
         try:
             self._commands.verifier = make_verifier(self._config)
         except BootError as error:
             log.error("reload: the old token secret stays in use", extra={"reason": str(error)})
+        if certificates and self._certificates is not None:
+            try:
+                self._certificates.reload()
+            except ConfigError as error:
+                log.error("reload: the old certificate stays in use", extra={"reason": str(error)})
 
     def _drain_clients(self, deadline_s: float) -> None:
         """Stop accepting, tell every client when to come back, and send each away at its own moment."""
@@ -388,7 +429,7 @@ class Worker:
 
     def _publish_figures(self) -> None:
         """What compiled code counted, brought into the shared counters (at most a second old there)."""
-        point, counters = self._point, self._context.counters
+        point, pool, counters = self._point, self._pool, self._context.counters
         grown = {
             Metric.BYTES_IN: point.bytes_in,
             Metric.BYTES_OUT: point.bytes_out,
@@ -398,6 +439,11 @@ class Worker:
             Metric.RING_OVERRUN: self._hub.holes,
             Metric.REPLIES_SENT: self._commands.replies,
             Metric.PROTOCOL_ERRORS: point.protocol_errors,
+            Metric.INFLATED_MESSAGES: pool.inflated_messages,
+            Metric.INFLATED_BYTES: pool.inflated_bytes,
+            Metric.INFLATE_BUDGET_CLOSED: pool.budget_closed,
+            Metric.DEFLATED_MESSAGES: pool.scratch.deflated_messages,
+            Metric.DEFLATED_BYTES: pool.scratch.deflated_bytes,
             Metric.RECORDS_FAILED: self._inbox.failed,
         }
         for metric, value in grown.items():
@@ -406,7 +452,9 @@ class Worker:
         counters.set(Metric.CONNECTIONS_CURRENT, len(self._sessions))
         counters.set(Metric.SESSIONS, sum(1 for s in self._sessions.values() if s.user is not None))
         counters.set(Metric.LIMIT_SLOTS_LOST, self._limits.slots_lost if self._context.slot == 0 else 0)
-        counters.set(Metric.QUEUED_BYTES, sum(c.queued_bytes for c in point.blocked))
+        if self._certificates is not None and self._context.slot == 0:
+            counters.set(Metric.TLS_NOT_AFTER, int(self._certificates.not_after.timestamp()))
+        counters.set(Metric.QUEUED_BYTES, sum(c.queued_bytes + c.held_bytes for c in point.blocked))
 
     # -- health --------------------------------------------------------------------------------------------------------
 

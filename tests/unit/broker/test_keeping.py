@@ -249,3 +249,34 @@ def test_what_is_no_fact_is_not_kept_and_makes_no_room(node: Node, key: str, val
     node.send(0, records.Kept(key, 5, value))
     assert node.server.call("room_count")["count"] == 0
     assert node.workers[1].kept == {}
+
+
+# -- facts from a broken worker --------------------------------------------------------------------------------------
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("kind", ["ban", "mute", "invite"])
+def test_only_what_was_understood_of_a_fact_is_handed_on(node: Node, kind: str) -> None:
+    room_of(node, "alice", "carol")
+    key, understood = f"{kind}\nchat\nbob", {} if kind == "invite" else {"until": None}
+    # Deeper than a record can be written: handed on as it came, it would end the broker.
+    value = {**understood, "more": nested(300)}
+    node.deliver(node.engine.handle(0, records.Kept(key, 1, value), node.now, node.wall))
+    assert node.workers[1].kept[key] == (1, understood)
+
+
+@pytest.mark.parametrize("version", [0, -1, 2**53 + 1, 2**64 - 1])
+def test_a_version_that_could_not_be_counted_on_is_refused(node: Node, version: int) -> None:
+    alice, _ = room_of(node, "alice", "carol")
+    key = "invite\nchat\nbob"
+    node.deliver(node.engine.handle(0, records.Kept(key, version, {}), node.now, node.wall))
+    assert key not in node.workers[1].kept
+    assert node.engine.counters["refused_bad_message"] == 1
+    alice.rights = CREATE
+    assert alice.call("create_room", room="next", settings={})["type"] == "room_created"

@@ -3,6 +3,8 @@
 import struct
 
 import pytest
+from helpers.raw import inflated
+from tuskws_fast_ext.deflate import Deflater, Scratch
 from tuskws_fast_ext.frame import Frame, control_frame
 
 from tuskws_fast.protocol import codec
@@ -45,3 +47,29 @@ def test_control_frames_are_no_messages_and_at_most_125_bytes() -> None:
     assert frame.count == 0
     with pytest.raises(AssertionError):
         control_frame(8, b"x" * 126)
+
+
+def test_the_compressed_form_marks_its_first_frame_and_short_messages_stay_as_they_are() -> None:
+    deflater = Deflater(Scratch(), 1, 256)
+    long, short = b'{"message":"%b"}' % (b"ab" * 300), b'{"n":1}'
+    frame = Frame([long, short])
+    wire = frame.encoded(False, deflater)
+    size = wire[1]
+    assert wire[0] == 0xC1
+    assert inflated(wire[2 : 2 + size]) == long
+    assert wire[2 + size :] == Frame([short]).encoded()
+    assert frame.encoded() == Frame([long, short]).encoded()
+
+
+def test_the_batch_form_is_compressed_as_the_one_message_that_it_is() -> None:
+    deflater = Deflater(Scratch(), 1, 100)
+    frame = Frame([b'{"message":"%d"}' % n for n in range(20)], 12.0)
+    wire = frame.encoded(True, deflater)
+    assert wire[:2] == bytes([0xC1, len(wire) - 2])
+    assert inflated(wire[2:]) == frame.encoded(True)[4:]
+
+
+def test_nothing_worth_compressing_is_the_same_bytes_for_all() -> None:
+    deflater = Deflater(Scratch(), 1, 256)
+    for frame in (Frame([b"x" * 255]), Frame([bytes(range(256))]), Frame.control(9, b"x" * 125)):
+        assert frame.encoded(False, deflater) is frame.encoded()

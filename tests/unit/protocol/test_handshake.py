@@ -61,6 +61,7 @@ def test_good_requests_give_their_key(request_head: Head) -> None:
         (head((b"sec-websocket-key", b"!" * 24)), 400),
         (Head("GET", b"/", "1.1", (*GOOD, (b"sec-websocket-key", KEY))), 400),
         (head((b"sec-websocket-protocol", b"chat, superchat")), 400),
+        (Head("GET", b"/", "1.1", (*GOOD, (b"origin", b"https://a"), (b"origin", b"https://b"))), 400),
     ],
 )
 def test_refusals_say_why_by_their_status(request_head: Head, status: int) -> None:
@@ -98,3 +99,15 @@ def test_response_to_head_has_the_length_and_no_body() -> None:
     head_only = handshake.encode_response(HTTPStatus.OK, b"{}", "application/json", head_only=True)
     assert whole == head_only + b"{}"
     assert b"Content-Length: 2\r\n" in head_only
+
+
+@pytest.mark.parametrize(
+    ("offered", "selected"), [((), False), ((b"",), False), ((b" , ",), False), ((b"chat, tusk.v1",), True)]
+)
+def test_only_a_subprotocol_that_was_offered_is_selected(offered: tuple[bytes, ...], selected: bool) -> None:
+    request_head = head(*((b"sec-websocket-protocol", value) for value in offered))
+    assert not isinstance(handshake.check_upgrade(request_head), Refusal)
+    response = handshake.switching_protocols(request_head, KEY)
+    assert (b"Sec-WebSocket-Protocol: tusk.v1\r\n" in response) is selected
+    # The answer to the key of RFC 6455 §1.3.
+    assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in response

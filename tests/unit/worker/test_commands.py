@@ -206,6 +206,14 @@ class TestAuth:
         [attach] = desk.line.take()
         assert attach == records.Attach(1, "ada", "Ada", ["staff"], records.PresenceMode.ROOMS, "online")
 
+    def test_only_who_has_authenticated_is_trusted_with_compressed_data(self) -> None:
+        session, wire = greeted(self.desk())
+        assert not wire.trusted
+        say(session, type="auth", token="nonsense")
+        assert not wire.trusted
+        say(session, type="auth", token=make_token(SECRET, "ada"))
+        assert wire.trusted
+
     def test_another_user_on_the_same_connection_is_refused_and_the_identity_kept(self) -> None:
         session, wire = greeted(self.desk())
         say(session, type="auth", token=make_token(SECRET, "ada"))

@@ -1,0 +1,137 @@
+"""Accept over TLS: a listening socket in, for each client a `Handshake` on an encrypted transport out.
+
+aiofastnet's transport (picows brings it along) is made here socket by socket, not by its `create_server`, because three
+things must be ours: the context is taken anew for every connection, so a reload is one assignment and no handshake
+meets a changing one; a socket counts as half-open from accept on; and a handshake that fails is told to whoever counts.
+Why this transport and not uvloop's: docs/decisions/0004-tls.md.
+
+Its deadline, `connection_timeout`, runs from accept and is the same that ends a slow request: encryption gains nobody
+time. A client that does not speak TLS, breaks off or shows no certificate ends here, with a figure and without a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from aiofastnet.ssl_transport import SSLTransport_Socket
+from tuskws_fast_ext.tables import Counters
+
+from tuskws_fast.metrics import Metric
+from tuskws_fast.worker.acceptor import Acceptor, Handshake
+
+log = logging.getLogger(__name__)
+
+# Sockets accepted in one turn of the loop: each costs a third of a millisecond of handshake, and clients who are in
+# already are served between the turns.
+ACCEPTS_MAX = 16
+# How long to leave the listener alone when the system has no descriptor left; the kernel's queue holds who comes.
+OUT_OF_FILES_PAUSE_S = 0.1
+# A peer's time to answer the end of its TLS session; a WebSocket has had its own closing handshake before.
+SHUTDOWN_TIMEOUT_S = 5.0
+# What one recv may bring (a whole record), and what one send may take (the buffers that ext/connection writes, with
+# the overhead of their records). Memory is only used as far as it was ever filled.
+INCOMING_BYTES = 16 * 1024 + 64
+OUTGOING_BYTES = 2 * (16 * 1024 + 64)
+
+_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class TlsListener:
+    """Serves `sock` until `close`. `context()` is what the next connection begins with."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        acceptor: Acceptor,
+        context: Callable[[], ssl.SSLContext],
+        counters: Counters,
+        sock: socket.socket,
+    ) -> None:
+        self._loop = loop
+        self._acceptor = acceptor
+        self._context = context
+        self._counters = counters
+        self._sock = sock
+        self._timeout_s = acceptor.settings.connection_timeout_s
+        loop.add_reader(sock.fileno(), self._on_readable)
+
+    def close(self) -> None:
+        """Accept no more. Connections stay, handshakes under way go on."""
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+
+    def _on_readable(self) -> None:
+        for _ in range(ACCEPTS_MAX):
+            try:
+                accepted, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    raise
+                self._pause(error)
+                return
+            self._begin(accepted)
+
+    def _pause(self, error: OSError) -> None:
+        log.warning("no new connections for a moment", extra={"reason": error.strerror})
+        self._loop.remove_reader(self._sock.fileno())
+        self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._resume)
+
+    def _resume(self) -> None:
+        if self._sock.fileno() >= 0:
+            self._loop.add_reader(self._sock.fileno(), self._on_readable)
+
+    def _begin(self, accepted: socket.socket) -> None:
+        accepted.setblocking(False)
+        attempt = self._acceptor.protocol()
+        if not self._acceptor.began(attempt):
+            self._counters.add(Metric.REFUSED_TOTAL)
+            self._acceptor.ended()
+            accepted.close()
+            return
+        done = self._loop.create_future()
+        done.add_done_callback(lambda done: self._on_handshake_done(attempt, done))
+        try:
+            attempt.transport = SSLTransport_Socket(
+                self._loop,
+                attempt,
+                self._context(),
+                True,
+                self._timeout_s,
+                SHUTDOWN_TIMEOUT_S,
+                INCOMING_BYTES,
+                OUTGOING_BYTES,
+                accepted,
+                done,
+            )
+        except OSError:
+            # The peer was gone before we looked; the transport does not own a socket that it could not set up.
+            self._counters.add(Metric.TLS_FAILED)
+            self._acceptor.ended()
+            accepted.close()
+
+    def _on_handshake_done(self, attempt: Handshake, done: asyncio.Future[None]) -> None:
+        error = done.exception()
+        if error is not None:
+            # ConnectionAbortedError is how the transport says that the time was up.
+            late = isinstance(error, ConnectionAbortedError)
+            self._counters.add(Metric.REFUSED_TIMEOUT if late else Metric.TLS_FAILED)
+            attempt.drop()
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """The loop's exception handler: as ever, but for one report that is none.
+
+    When a peer breaks off its TLS handshake aiofastnet 1.2 reports the class ConnectionResetError where an instance
+    belongs, which its own test for everyday network errors does not recognise. `TlsListener` has counted it.
+    """
+    if context.get("exception") is not ConnectionResetError:
+        loop.default_exception_handler(context)

@@ -1,0 +1,149 @@
+"""The gate before picows: frames cut anywhere, the order of faults and answers, and what it keeps of a bad peer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from helpers.edge import ECHO, EchoAll, Edge, Line, Pair
+from helpers.rfc6455 import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, client_frame, server_frames
+
+FRAME_MAX = 70_000
+MASK = b"\x01\x02\x03\x04"
+# What the gate reads and drops of a peer that broke the protocol.
+DISCARD_MAX = 1 << 24
+
+
+@pytest.fixture
+def session() -> EchoAll:
+    return EchoAll()
+
+
+@pytest.fixture
+def edge(session: EchoAll) -> Iterator[Edge]:
+    with Edge(lambda address: session, FRAME_MAX) as made:
+        yield made
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def line(edge: Edge, pair: Pair) -> Line:
+    return edge.connect(pair, head=ECHO)
+
+
+def frame(payload: bytes, opcode: int = BINARY) -> bytes:
+    return client_frame(opcode, payload, mask=MASK)
+
+
+# Of each header form, on both sides of what picows is given and what the gate keeps (1,408 bytes with the header).
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 1_399, 1_400, 1_401, 65_535, 65_536, FRAME_MAX])
+def test_a_frame_of_any_size_is_read_in_any_pieces(line: Line, size: int) -> None:
+    payload = bytes(range(256)) * (size // 256) + bytes(size % 256)
+    wire = frame(payload)
+    line.receive(wire)
+    for cut in sorted({1, 2, 3, 5, 6, 9, 13, 14, len(wire) // 2, len(wire) - 1} & set(range(1, len(wire)))):
+        line.receive(wire[:cut])
+        line.receive(wire[cut:])
+        assert server_frames(line.wire)[-1] == (BINARY, payload)
+    assert {echoed for _, echoed in server_frames(line.wire)} == {payload}
+
+
+@pytest.mark.parametrize("opcode", [BINARY, PING, CLOSE])
+def test_an_empty_frame_is_there_with_the_last_byte_of_its_header(line: Line, opcode: int) -> None:
+    for byte in frame(b"", opcode):
+        assert not line.wire
+        line.receive(bytes([byte]))
+    assert server_frames(line.wire) == [({PING: PONG}.get(opcode, opcode), b"")]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param(b"\x83\x80", id="reserved opcode"),
+        pytest.param(b"\x82\x00", id="not masked"),
+        pytest.param(b"\x82\xfe\x00\x7d", id="length not minimal"),
+        pytest.param(b"\x82\xff\x80\0\0\0\0\0\0\0", id="length of 2^63"),
+    ],
+)
+def test_an_illegal_header_is_told_by_its_first_bytes_however_they_come(line: Line, header: bytes) -> None:
+    for byte in header:
+        assert not line.wire
+        line.receive(bytes([byte]))
+    [(opcode, payload)] = server_frames(line.wire)
+    assert (opcode, payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
+
+
+def test_a_length_over_the_limit_is_refused_before_a_byte_of_it_is_here(line: Line) -> None:
+    line.receive(frame(b"x" * (FRAME_MAX + 1))[:10])
+    [(opcode, payload)] = server_frames(line.wire)
+    assert (opcode, payload[:2]) == (CLOSE, (1009).to_bytes(2, "big"))
+
+
+def test_what_came_before_a_fault_in_one_read_is_answered_before_it(line: Line) -> None:
+    line.receive(frame(b"a") + frame(b"b", PING) + client_frame(3, b""))
+    *answers, (opcode, payload) = server_frames(line.wire)
+    assert answers == [(BINARY, b"a"), (PONG, b"b")]
+    assert (opcode, payload[:2]) == (CLOSE, (1002).to_bytes(2, "big"))
+
+
+def test_the_first_of_two_closes_counts_and_nothing_behind_it(line: Line) -> None:
+    line.receive(frame(b"\x03\xe8", CLOSE) + frame(b"\x03\xe9", CLOSE) + client_frame(3, b""))
+    assert server_frames(line.wire) == [(CLOSE, b"\x03\xe8")]
+    assert line.lost
+
+
+@pytest.mark.parametrize("code", [1002, 1007, 1011, 3000])
+def test_a_peer_may_close_with_any_code_that_may_be_sent(edge: Edge, line: Line, code: int) -> None:
+    line.receive(frame(code.to_bytes(2, "big") + b"you did that", CLOSE))
+    assert server_frames(line.wire) == [(CLOSE, code.to_bytes(2, "big"))]
+    assert edge.point.protocol_errors == 0
+
+
+def test_a_peer_that_broke_the_protocol_gets_the_end_of_the_stream_and_is_not_heard_any_more(line: Line) -> None:
+    line.receive(client_frame(CONTINUATION, b""))
+    assert line.is_half_closed
+    assert not line.lost
+    line.receive(frame(b"?", PING) + frame(b"", CLOSE))
+    assert len(server_frames(line.wire)) == 1
+    line.end_input()
+    assert line.lost
+
+
+def test_a_fault_after_our_own_close_ends_our_half_as_well(edge: Edge, pair: Pair, session: EchoAll) -> None:
+    line = edge.connect(pair)
+    session.connection.close(1001)
+    line.read_on()
+    assert not line.is_half_closed
+    line.receive(client_frame(3, b""))
+    assert line.is_half_closed
+    assert server_frames(line.wire) == [(CLOSE, (1001).to_bytes(2, "big"))]
+
+
+def test_a_flood_behind_a_fault_is_not_read_for_ever(line: Line) -> None:
+    line.receive(client_frame(3, b""))
+    flood = bytes(1 << 20)
+    for _ in range(DISCARD_MAX // len(flood)):
+        line.receive(flood)
+    assert line.is_reading
+    line.receive(flood)
+    assert not line.is_reading
+
+
+def test_the_bytes_given_to_feed_stay_what_they_were(line: Line) -> None:
+    wire = frame(b"\x03\xe8", CLOSE)
+    kept = bytes(bytearray(wire))
+    line.protocol.feed(wire)
+    assert wire == kept
+
+
+def test_text_is_judged_over_fragments_that_cut_its_characters(line: Line) -> None:
+    line.receive(client_frame(TEXT, b"\xe2\x82", fin=False) + client_frame(CONTINUATION, b"\xac", fin=True))
+    assert server_frames(line.wire) == [(TEXT, "€".encode())]
+    line.receive(client_frame(TEXT, b"\xe2\x28", fin=False))
+    assert server_frames(line.wire)[-1][1][:2] == (1007).to_bytes(2, "big")
