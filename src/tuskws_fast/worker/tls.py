@@ -3,7 +3,7 @@
 aiofastnet's transport (picows brings it along) is made here socket by socket, not by its `create_server`, because three
 things must be ours: the context is taken anew for every connection, so a reload is one assignment and no handshake
 meets a changing one; a socket counts as half-open from accept on; and a handshake that fails is told to whoever counts.
-Why this transport and not uvloop's: docs/decisions/0004-tls.md.
+Why this transport and not uvloop's: docs/decisions/0006.
 
 Its deadline, `connection_timeout`, runs from accept and is the same that ends a slow request: encryption gains nobody
 time. A client that does not speak TLS, breaks off or shows no certificate ends here, with a figure and without a line.
