@@ -28,7 +28,7 @@ cdef class FlushPoint:
 cdef class Connection:
     cdef:
         object __weakref__
-        readonly object transport         # asyncio.Transport
+        readonly object transport         # a Socket; under TLS an asyncio.Transport
         FlushPoint point
         public object session             # gets on_open, on_message, on_pong, on_closed, on_failure
         Frame first                       # the queue: nearly always one frame deep, so no list until a second comes

@@ -24,6 +24,7 @@ from typing import Any
 from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
 from tuskws_fast_ext.frame import Frame
+from tuskws_fast_ext.gate import ReadBuffer
 
 from tuskws_fast.auth.forwarded import TrustedProxies
 from tuskws_fast.auth.origin import OriginPolicy
@@ -339,7 +340,6 @@ class Edge:
                 connection_timeout_s=5.0,
                 frame_max=frame_max,
                 fragments_max=fragments_max,
-                buffer_bytes=buffer_bytes,
                 allow_query_token=True,
                 require_auth=False,
                 demo_page=b"<!doctype html>",
@@ -348,6 +348,7 @@ class Edge:
                 compression=None,
                 proxies=TrustedProxies(()),
             ),
+            ReadBuffer(buffer_bytes),
             self.point,
             CompressionPool(1, 256, 5, 1e6, 1e6),
             self.limits,  # type: ignore[arg-type]

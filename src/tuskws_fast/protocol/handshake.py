@@ -9,10 +9,9 @@ Pure: a request head in, a decision out. Bytes to head is the acceptor's parser,
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs
@@ -24,28 +23,42 @@ VERSION = b"13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Head:
     """A request line and its headers, in order, names in lower case. `target` is as the client wrote it."""
 
     method: str
     target: bytes
     version: str
-    headers: tuple[tuple[bytes, bytes], ...]
+    headers: Sequence[tuple[bytes, bytes]]
+    _values: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
 
-    def all(self, name: bytes) -> list[bytes]:
-        return [value for key, value in self.headers if key == name]
+    def __post_init__(self) -> None:
+        self._values = {}
+        for name, value in self.headers:
+            if name in self._values:
+                self._values[name].append(value)
+            else:
+                self._values[name] = [value]
+
+    def all(self, name: bytes) -> Sequence[bytes]:
+        return self._values.get(name, ())
 
     def first(self, name: bytes) -> str | None:
         """The first such header as text, for values that are compared, never repeated."""
-        for key, value in self.headers:
-            if key == name:
-                return value.decode("latin-1")
-        return None
+        values = self._values.get(name)
+        return values[0].decode("latin-1") if values else None
 
     def tokens(self, name: bytes) -> list[bytes]:
         """The elements of a list header, over all its lines, in order."""
         return [token.strip() for value in self.all(name) for token in value.split(b",") if token.strip()]
+
+    def lists(self, name: bytes, token: bytes) -> bool:
+        """The list header `name` has the element `token` (given in lower case), in any case."""
+        values = self.all(name)
+        if len(values) == 1 and values[0].lower() == token:
+            return True
+        return token in [element.lower() for element in self.tokens(name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +118,12 @@ def check_upgrade(head: Head) -> Refusal | bytes:
     hosts = head.all(b"host")
     if len(hosts) != 1 or not hosts[0]:
         return Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Host is needed")
-    if b"websocket" not in [token.lower() for token in head.tokens(b"upgrade")]:
+    if not head.lists(b"upgrade", b"websocket"):
         return upgrade_required()
-    if b"upgrade" not in [token.lower() for token in head.tokens(b"connection")]:
+    if not head.lists(b"connection", b"upgrade"):
         return Refusal(HTTPStatus.BAD_REQUEST, "Connection: Upgrade is missing")
-    if head.all(b"sec-websocket-version") != [VERSION]:
+    versions = head.all(b"sec-websocket-version")
+    if len(versions) != 1 or versions[0] != VERSION:
         return upgrade_required()
     keys = head.all(b"sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):
@@ -133,7 +147,7 @@ def upgrade_required() -> Refusal:
 
 def switching_protocols(head: Head, key: bytes, extensions: str | None = None) -> bytes:
     """The 101 for an acceptable handshake (RFC 6455 §4.2.2); `extensions` is what was agreed, in our own words."""
-    accept = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    accept = binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
     # Only what was offered may be chosen, and an empty header offers nothing.
     selected = b"Sec-WebSocket-Protocol: tusk.v1\r\n" if head.tokens(b"sec-websocket-protocol") else b""
     agreed = f"Sec-WebSocket-Extensions: {extensions}\r\n".encode("ascii") if extensions is not None else b""
@@ -146,8 +160,10 @@ def switching_protocols(head: Head, key: bytes, extensions: str | None = None) -
 def bearer_token(head: Head, query: str, allow_query: bool) -> str | None:
     """The token of the handshake, if it carries one: `Authorization: Bearer T`, or `?token=T` where that is allowed."""
     value = head.first(b"authorization")
-    if value is not None and value[:7].lower() == "bearer ":
-        return value[7:].strip()
+    if value is not None:
+        scheme, _, token = value.partition(" ")
+        if scheme.lower() == "bearer":
+            return token.strip()
     if allow_query:
         found = parse_qs(query).get("token")
         if found:
@@ -157,6 +173,6 @@ def bearer_token(head: Head, query: str, allow_query: bool) -> str | None:
 
 def _is_key(value: bytes) -> bool:
     try:
-        return len(value) == 24 and len(base64.b64decode(value, validate=True)) == 16
+        return len(value) == 24 and len(binascii.a2b_base64(value, strict_mode=True)) == 16
     except binascii.Error:
         return False

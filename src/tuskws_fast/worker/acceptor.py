@@ -1,24 +1,24 @@
 """From an accepted socket to a session: the HTTP phase of every connection, and the hand-over to picows.
 
-    accept ─▶ Handshake (httptools parses, protocol.handshake decides) ─▶ refusal, small page
-                                                                        └▶ connection, gate in front of it
+    plain socket (ext/sockets) ─▶ read_head ─┐ what it leaves to others: httptools
+    encrypted one (worker/tls) ─▶ httptools ─┴▶ Head ─▶ protocol.handshake decides ─▶ refusal, small page
+                                                                                    └▶ connection, gate in front of it
 
 The acceptor owns the HTTP phase because picows answers every fault with 400, knows no HEAD and no 426, and refuses
 `Connection: keep-alive, Upgrade` (measured; docs/decisions/0001). Frames are picows' again: one parser for the worker,
 behind a gate a connection (ext/parser, docs/decisions/0004).
 
-Reads before the upgrade share one buffer per worker: half-open connections cost a parser, no memory of their own.
-The deadline runs from accept and is not moved by progress, so a dripping client gains nothing.
+Reads before the upgrade share one buffer per worker: half-open connections cost a parser at most, no memory of their
+own. The deadline runs from accept and is not moved by progress, so a dripping client gains nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -29,7 +29,9 @@ from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its
 from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.deflate import Compression, CompressionPool
 from tuskws_fast_ext.gate import Gate, ReadBuffer
+from tuskws_fast_ext.head import read_head
 from tuskws_fast_ext.parser import FrameParser
+from tuskws_fast_ext.sockets import Socket
 from tuskws_fast_ext.tables import Counters
 
 from tuskws_fast.auth.forwarded import TrustedProxies, came_by_tls
@@ -64,7 +66,6 @@ class AcceptorSettings:
     connection_timeout_s: float
     frame_max: int
     fragments_max: int
-    buffer_bytes: int
     allow_query_token: bool
     require_auth: bool
     demo_page: bytes | None
@@ -88,6 +89,7 @@ class Acceptor:
     def __init__(
         self,
         settings: AcceptorSettings,
+        buffer: ReadBuffer,
         point: FlushPoint,
         pool: CompressionPool,
         limits: Limits,
@@ -112,7 +114,7 @@ class Acceptor:
         self._page = page
         self._open: deque[tuple[float, Handshake]] = deque()
         self.half_open = 0
-        self._buffer = ReadBuffer(settings.buffer_bytes)
+        self._buffer = buffer
         self._parser = FrameParser(picows_protocol)
 
     @property
@@ -120,8 +122,18 @@ class Acceptor:
         """What is read goes here first, of half-open and of upgraded connections alike."""
         return self._buffer.view
 
+    def on_first_bytes(self, sock: Socket, data: bytes) -> None:
+        """The poller has accepted a socket, and this is what it said."""
+        Handshake(self).begin(sock, data)
+
+    def on_crowded(self, sock: Socket) -> None:
+        """A socket more than this process may have: there is hardly room to refuse it politely."""
+        self.counters.add(Metric.REFUSED_TOTAL)
+        sock.write(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers=_retry_after()).encode())
+        sock.close()
+
     def protocol(self) -> Handshake:
-        """The protocol factory of the listening socket."""
+        """What a transport of its own (TLS) gives its reads to."""
         return Handshake(self)
 
     def began(self, attempt: Handshake) -> bool:
@@ -134,8 +146,13 @@ class Acceptor:
         """A socket that `began` is no handshake any more."""
         self.half_open -= 1
 
-    def expire(self, now: float) -> None:
-        """Once a second: end the handshakes whose time is up. Constant timeout, so the oldest is in front."""
+    def expire(self, now: float, overdue: Iterable[Socket] = ()) -> None:
+        """Once a second: end the handshakes whose time is up; `overdue` are the plain sockets among them. Constant
+        timeout, so the oldest is in front."""
+        for sock in overdue:
+            self.counters.add(Metric.REFUSED_TIMEOUT)
+            sock.write(Refusal(HTTPStatus.REQUEST_TIMEOUT).encode())
+            sock.close()
         while self._open and (self._open[0][0] <= now or self._open[0][1].transport is None):
             _, attempt = self._open.popleft()
             if attempt.transport is not None:
@@ -182,7 +199,7 @@ class Acceptor:
             return
         session = self._new_session(attempt.address)
         session.address_admitted = True
-        session.token_identity = admitted.identity
+        session.token_identity = admitted
         self._upgrade(attempt, head, key, session, agreement)
 
     def _agree(self, head: Head) -> Agreement | None:
@@ -212,8 +229,9 @@ class Acceptor:
         self.counters.add(Metric.REFUSED_BAD_REQUEST)
         attempt.refuse(refusal)
 
-    def _admit(self, head: Head, query: str, address: str, secure: bool) -> Refusal | _Admitted:
-        """Origin, token, then the limits; what is admitted is counted and must be released by its session."""
+    def _admit(self, head: Head, query: str, address: str, secure: bool) -> Refusal | Identity | None:
+        """Origin, token, then the limits. The identity that a token proved; who is admitted is counted, and must be
+        released by its session."""
         if self._origins is not None and not self._origins.allows(head.first(b"origin"), head.first(b"host"), secure):
             self.counters.add(Metric.REFUSED_ORIGIN)
             return Refusal(HTTPStatus.FORBIDDEN, "This origin is not allowed")
@@ -235,7 +253,7 @@ class Acceptor:
             self._limits.release_connection()
             self.counters.add(Metric.REFUSED_PER_IP)
             return Refusal(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections of this address", _retry_after())
-        return _Admitted(identity)
+        return identity
 
     def _verify(self, token: str) -> Identity:
         verifier = self._verifier()
@@ -264,11 +282,14 @@ class Acceptor:
         )
         transport, behind = attempt.detach()
         gate = Gate(self._parser, session.connection, self._buffer, self.settings.frame_max)
-        transport.set_protocol(cast(asyncio.BaseProtocol, gate))
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(transport, Socket):
+            transport.set_protocol(gate)
+            fd = transport.fileno()
+        else:
+            transport.set_protocol(cast(asyncio.BaseProtocol, gate))
+            fd = transport.get_extra_info("socket").fileno()
         response = handshake.switching_protocols(head, key, agreement.header if agreement is not None else None)
-        session.connection.open(transport, sock.fileno(), response, attempt.is_secure)
+        session.connection.open(transport, fd, response, attempt.is_secure)
         if behind:
             gate.feed(behind)
 
@@ -283,11 +304,6 @@ class Acceptor:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Admitted:
-    identity: Identity | None
-
-
 def _retry_after() -> dict[str, str]:
     return {"Retry-After": RETRY_AFTER_S}
 
@@ -300,6 +316,7 @@ class Handshake(asyncio.BufferedProtocol):
         "_behind",
         "_complete",
         "_headers",
+        "_is_plain",
         "_parser",
         "_received",
         "_target",
@@ -310,11 +327,13 @@ class Handshake(asyncio.BufferedProtocol):
     )
 
     def __init__(self, acceptor: Acceptor) -> None:
-        self.transport: asyncio.Transport | None = None
+        self.transport: asyncio.Transport | Socket | None = None
         self.address = ""
         # Under TLS the transport is here from accept on, and speaks from `connection_made` on.
         self.is_connected = False
         self.is_secure = False
+        # A plain socket's time is kept by the poller.
+        self._is_plain = False
         self._acceptor = acceptor
         self._parser: Any = None
         self._target = b""
@@ -323,17 +342,32 @@ class Handshake(asyncio.BufferedProtocol):
         self._complete = False
         self._behind = b""
 
+    def begin(self, sock: Socket, data: bytes) -> None:
+        """A plain socket with its first bytes. Nearly always that is the request, whole and in its plain form."""
+        self.transport = sock
+        self.address = sock.address
+        self.is_connected = self._is_plain = True
+        found = read_head(data)
+        if found is None or found[2] > HEAD_BYTES_MAX:
+            sock.set_protocol(self)
+            self._parser = httptools.HttpRequestParser(self)
+            self._feed(data)
+            return
+        target, headers, size = found
+        self._behind = data[size:]
+        self._conclude(Head("GET", target, "1.1", headers))
+
     # -- asyncio -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Who accepts under TLS has counted this socket and set `transport` already.
         self.is_secure = self.transport is not None
         self.is_connected = True
-        self.transport = cast(asyncio.Transport, transport)
+        encrypted = self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
-        # Our writes go past the transport's buffer, so it has to tell at once when it holds anything (ext/connection).
-        self.transport.set_write_buffer_limits(high=0)
+        # It has to tell at once when it holds anything (ext/connection).
+        encrypted.set_write_buffer_limits(high=0)
         if self.is_secure or self._acceptor.began(self):
             self._parser = httptools.HttpRequestParser(self)
         else:
@@ -348,11 +382,12 @@ class Handshake(asyncio.BufferedProtocol):
         return self._acceptor.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._parser is None:
-            return
-        data = bytes(self._acceptor.buffer[:nbytes])
+        if self._parser is not None:
+            self._feed(bytes(self._acceptor.buffer[:nbytes]))
+
+    def _feed(self, data: bytes) -> None:
         before = self._received
-        self._received += nbytes
+        self._received += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -383,7 +418,8 @@ class Handshake(asyncio.BufferedProtocol):
         self._target += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        # RFC 9110 §5.5: white space around a value is no part of it; the parser leaves what is behind.
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
         if len(self._headers) > HEADERS_MAX:
             raise httptools.HttpParserError("too many headers")
 
@@ -397,7 +433,11 @@ class Handshake(asyncio.BufferedProtocol):
         if len(self._headers) > HEADERS_MAX or self._received - len(self._behind) > HEAD_BYTES_MAX:
             self._refuse_head_size()
             return
-        head = Head(parser.get_method().decode("ascii"), self._target, parser.get_http_version(), tuple(self._headers))
+        self._conclude(
+            Head(parser.get_method().decode("ascii"), self._target, parser.get_http_version(), self._headers)
+        )
+
+    def _conclude(self, head: Head) -> None:
         try:
             self._acceptor.decide(self, head)
         except Exception:
@@ -423,7 +463,7 @@ class Handshake(asyncio.BufferedProtocol):
         transport.write(response)
         transport.close()
 
-    def detach(self) -> tuple[asyncio.Transport, bytes]:
+    def detach(self) -> tuple[asyncio.Transport | Socket, bytes]:
         """Give the transport away, with the bytes that came behind the request."""
         assert self.transport is not None, "only an open handshake can be upgraded"
         transport, behind = self.transport, self._behind
@@ -437,7 +477,8 @@ class Handshake(asyncio.BufferedProtocol):
         self._parser = None
         self._headers = []
         self._target = b""
-        self._acceptor.ended()
+        if not self._is_plain:
+            self._acceptor.ended()
 
 
 class _PicowsLog:
@@ -501,10 +542,3 @@ def picows_protocol(listener_factory: Callable[[Any], Any]) -> Any:
     )
     protocol.connection_made(_Nowhere())
     return protocol
-
-
-async def serve(
-    loop: asyncio.AbstractEventLoop, acceptor: Acceptor, sock: socket.socket, backlog: int
-) -> asyncio.Server:
-    """Accept from `sock`, which stays the supervisor's: closing the server closes only this process's copy."""
-    return await loop.create_server(acceptor.protocol, sock=sock, backlog=backlog)

@@ -1,6 +1,6 @@
 """A worker process: builds its parts after fork, and turns the loop's three kinds of events into calls.
 
-    socket readable     picows ─▶ connection ─▶ session ─▶ commands ─▶ outbox ─▶ ring
+    socket readable     poller ─▶ gate ─▶ picows ─▶ connection ─▶ session ─▶ commands ─▶ outbox ─▶ ring
     doorbell            ring ─▶ inbox ─▶ hub ─▶ queues ─▶ flush point ─▶ sockets
     one tick a second   deadlines, counters, heartbeat to the supervisor
 
@@ -27,6 +27,8 @@ from typing import cast
 import uvloop
 from tuskws_fast_ext.connection import FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
+from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.sockets import Poller
 
 from tuskws_fast import __version__, logs
 from tuskws_fast.auth.certificates import Certificates
@@ -44,7 +46,7 @@ from tuskws_fast.protocol.codes import CloseCode
 from tuskws_fast.protocol.extensions import Policy
 from tuskws_fast.supervisor.child import ChildContext
 from tuskws_fast.supervisor.control import Message
-from tuskws_fast.worker.acceptor import Acceptor, AcceptorSettings, Page, serve
+from tuskws_fast.worker.acceptor import SOCKETS_HARD_SHARE, Acceptor, AcceptorSettings, Page
 from tuskws_fast.worker.commands import Commands, CommandSettings
 from tuskws_fast.worker.handlers import Application, Handlers
 from tuskws_fast.worker.hub import Hub
@@ -109,6 +111,19 @@ def make_verifier(config: Config) -> Verifier | None:
         raise BootError(f"the token secret: {error}") from error
 
 
+class PlainListener:
+    """Serves `sock` until `close`, which closes only this process's copy: the socket is the supervisor's."""
+
+    def __init__(self, poller: Poller, sock: socket.socket) -> None:
+        self._poller = poller
+        self._sock = sock
+        poller.listen(sock)
+
+    def close(self) -> None:
+        self._poller.silence(self._sock)
+        self._sock.close()
+
+
 class Worker:
     def __init__(
         self,
@@ -127,7 +142,7 @@ class Worker:
         self._draining = False
         self._done = loop.create_future()
         self._certificates = certificates
-        self._servers: dict[int, asyncio.Server | TlsListener] = {}
+        self._listeners: dict[int, PlainListener | TlsListener] = {}
         self._next_number = records.first_conn(context.slot, context.generation)
         self._sessions: dict[int, Session] = {}
         self._watchers: set[Session] = set()
@@ -156,7 +171,10 @@ class Worker:
             context.memory.rate_table(),
             context.counters.read_row(ROW_SUPERVISOR)[Metric.STARTED] * 1_000,
         )
-        self._point = FlushPoint(self._loop.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
+        self._files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._buffer = ReadBuffer(performance.buffer_size)
+        self._poller = Poller(self._loop, self._buffer, int(self._files_max * SOCKETS_HARD_SHARE))
+        self._point = FlushPoint(self._poller.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
         self._pool = CompressionPool(
             performance.compression_level,
             performance.compression_min_size,
@@ -164,7 +182,7 @@ class Worker:
             limits.inflate_rate_limit,
             limits.inflate_rate_limit_worker,
         )
-        self._outbox = Outbox(self._loop.call_soon, self._give_up)
+        self._outbox = Outbox(self._poller.call_soon, self._give_up)
         self._hub = Hub(time.time, self._ask_recovery)
         self._inbox = Inbox(
             self._hub, self._outbox, self._sessions, self._watchers, time.time, config.security.escape_html
@@ -192,7 +210,7 @@ class Worker:
             if not isinstance(app, Application):
                 raise BootError(f"the application {config.server.app} is a {type(app).__name__}, no WebSocketServer")
             self._commands.handlers = Handlers(app, self._commands, self._loop)
-        self._acceptor = self._build_acceptor()
+        self._acceptor = self._poller.owner = self._build_acceptor()
 
     def _build_acceptor(self) -> Acceptor:
         config = self._config
@@ -205,15 +223,15 @@ class Worker:
                 config.timeouts.connection_timeout,
                 config.limits.max_frame_size,
                 config.limits.max_fragments,
-                performance.buffer_size,
                 security.allow_query_token,
                 security.require_auth,
                 demo.read_bytes() if demo is not None else None,
                 config.server.echo,
-                resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+                self._files_max,
                 policy if performance.enable_compression != "off" else None,
                 TrustedProxies(security.forwarded_allow_ips),
             ),
+            self._buffer,
             self._point,
             self._pool,
             self._limits,
@@ -245,11 +263,11 @@ class Worker:
         elif message.op == "link_gone":
             self._disconnect()
         elif message.op == "adopt":
-            self._loop.create_task(self._serve(int(fields["slot"]), socket.socket(fileno=message.fds[0])))
+            self._serve(int(fields["slot"]), socket.socket(fileno=message.fds[0]))
         elif message.op == "release":
-            server = self._servers.pop(int(fields["slot"]), None)
-            if server is not None:
-                server.close()
+            listener = self._listeners.pop(int(fields["slot"]), None)
+            if listener is not None:
+                listener.close()
         elif message.op == "drain":
             self._drain_clients(float(fields["deadline_s"]))
         elif message.op == "reload":
@@ -257,13 +275,15 @@ class Worker:
         elif message.op == "stop":
             self._finish()
 
-    async def _serve(self, slot: int, sock: socket.socket) -> None:
+    def _serve(self, slot: int, sock: socket.socket) -> None:
         sock.setblocking(False)
+        # Accepted sockets inherit it.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         certificates = self._certificates
         if certificates is None:
-            self._servers[slot] = await serve(self._loop, self._acceptor, sock, self._config.server.backlog)
+            self._listeners[slot] = PlainListener(self._poller, sock)
         else:
-            self._servers[slot] = TlsListener(
+            self._listeners[slot] = TlsListener(
                 self._loop, self._acceptor, lambda: certificates.context, self._context.counters, sock
             )
         if not self._ready and slot == self._context.slot:
@@ -286,9 +306,9 @@ class Worker:
     def _drain_clients(self, deadline_s: float) -> None:
         """Stop accepting, tell every client when to come back, and send each away at its own moment."""
         self._draining = True
-        for server in self._servers.values():
-            server.close()
-        self._servers.clear()
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
         spread = deadline_s * DRAIN_SPREAD
         for session in list(self._sessions.values()):
             delay = random.uniform(0.0, spread)
@@ -323,8 +343,8 @@ class Worker:
         self._announce()
         self._drain()
         listener = self._context.listener
-        if listener is not None and self._context.slot not in self._servers and not self._draining:
-            self._loop.create_task(self._serve(self._context.slot, listener))
+        if listener is not None and self._context.slot not in self._listeners and not self._draining:
+            self._serve(self._context.slot, listener)
 
     def _drain_rest(self) -> None:
         """What a dead broker had committed to the ring was decided: it is carried out before its successor is told."""
@@ -397,7 +417,8 @@ class Worker:
                 self._loop.call_soon(self._drain)
 
     def _look(self) -> None:
-        """The safety net under the doorbell."""
+        """The safety net under the doorbell; and what may wait for so long."""
+        self._commands.announce()
         if self._link is not None and self._asleep and self._link.pending:
             self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
             self._drain()
@@ -422,7 +443,7 @@ class Worker:
             if session.look_at <= now and session.on_timer(now, wall, self._times):
                 self._file(session)
         self._point.expire(now, self._config.performance.queue_age_max)
-        self._acceptor.expire(now)
+        self._acceptor.expire(now, self._poller.overdue(now - self._config.timeouts.connection_timeout))
         self._publish_figures()
         self._context.beat()
         self._loop.call_later(TICK_S, self._tick)

@@ -23,20 +23,41 @@ def say(session: Session, **command: object) -> None:
 def greeted(desk: Desk, number: int = 1) -> tuple[Session, Wire]:
     session, wire = desk.connect(number)
     wire.sent.clear()
+    desk.commands.announce()
     desk.line.take()
     return session, wire
 
 
-def test_a_guest_is_greeted_and_announced() -> None:
+def test_a_guest_is_greeted_at_once_and_announced_with_the_next_batch() -> None:
     desk = Desk()
     _session, wire = desk.connect()
     welcome = wire.pop()
     assert welcome["type"] == "welcome"
     assert welcome["authenticated"] is True
     assert welcome["user"]["id"].startswith("guest-")
-    assert desk.line.take() == [
-        records.Attach(1, welcome["user"]["id"], welcome["user"]["id"], [], records.PresenceMode.ROOMS, "online")
-    ]
+    assert desk.line.take() == []
+    guest = welcome["user"]["id"]
+    for announced in ([records.Attach(1, guest, guest, [], records.PresenceMode.ROOMS, "online")], []):
+        desk.commands.announce()
+        assert desk.line.take() == announced
+
+
+def test_a_guest_who_asks_the_broker_for_something_is_announced_before_it() -> None:
+    desk = Desk()
+    session, _ = desk.connect()
+    say(session, type="join_room", room="r")
+    attach, join = desk.line.take()
+    assert (type(attach), type(join)) == (records.Attach, records.Join)
+    desk.commands.announce()
+    assert desk.line.take() == []
+
+
+def test_a_guest_who_is_gone_before_the_batch_was_never_there() -> None:
+    desk = Desk()
+    session, _ = desk.connect()
+    session.on_closed(1000)
+    desk.commands.announce()
+    assert desk.line.take() == []
 
 
 def test_where_authentication_is_required_nobody_is_announced_before_it() -> None:

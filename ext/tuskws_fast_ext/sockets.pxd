@@ -1,0 +1,54 @@
+from libc.stdint cimport uint32_t
+
+from tuskws_fast_ext.gate cimport Gate, ReadBuffer
+
+
+cdef class Poller:
+    cdef:
+        int _fd                           # of the epoll instance
+        ReadBuffer _buffer
+        object _loop
+        public object owner               # gets on_first_bytes(socket, data) and on_crowded(socket)
+        list _sockets                     # by descriptor; None: no socket of ours
+        list _listeners
+        list _soon                        # what waits for the end of this turn
+        list _dead                        # sockets whose end is still to be told
+        object _half_open                 # deque of sockets in order of accept; upgraded and ended ones fall out late
+        uint32_t _births
+        bint _in_turn
+        readonly Py_ssize_t sockets_max   # from here on a new one is `crowded`
+        readonly Py_ssize_t open          # sockets that exist
+        readonly Py_ssize_t half_open     # those of them whose handshake is not over
+
+    cdef int _accept(self, int fd, int index) except -1
+    cdef int _take(self, int fd, object address) except -1
+    cdef int _bury(self, Socket socket) except -1
+    cdef int _reap(self) except -1
+    cdef int _end_turn(self) except -1
+    cdef int _report(self, error) except -1
+
+
+cdef class Socket:
+    cdef:
+        Poller _poller
+        int _fd
+        uint32_t _birth                   # tells this socket from an earlier one of the same descriptor
+        uint32_t _interest                # what the kernel was asked to watch
+        Gate _gate                        # the protocol after the upgrade
+        object _protocol                  # the protocol before, if the first read was not enough
+        bytearray _pending                # what the kernel did not take
+        object _error                     # why it ended
+        double _since                     # monotonic seconds of accept
+        bint _is_half_open
+        bint _paused
+        bint _closing
+        bint _ending_output
+        bint _buried
+        readonly object address           # text, "" for a Unix socket
+
+    cdef int _on_events(self, uint32_t events) except -1
+    cdef int _read(self) except -1
+    cdef int _write_pending(self) except -1
+    cdef int _watch(self) except -1
+    cdef int _break(self, int error) except -1
+    cdef int _lost(self) except -1

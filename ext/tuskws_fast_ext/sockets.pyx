@@ -1,0 +1,514 @@
+"""Client sockets of our own: one epoll instance for all of a worker, which the loop turns.
+
+    loop ─(epoll descriptor is readable)─▶ Poller.turn ─┬▶ listener: accept, a `Socket` each
+                                                        ├▶ first bytes: owner.on_first_bytes(socket, data)
+                                                        ├▶ afterwards: the gate, without a call through Python
+                                                        └▶ end of the turn: what was put off to it, then the ends
+
+A transport of the loop's costs 20 us of CPU from accept to close beside the kernel's share, and 1.1 KB (measured,
+docs/decisions/0007); a C program has neither, and the issue here is to be near one. A `Socket` offers as much of
+`asyncio.Transport` as connections use, with the same meaning: writes leave at once or wait in order, `close` sends what
+waits first, `connection_lost` comes once, later, never out of a call. TLS has a transport of its own (worker/tls).
+
+Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
+a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, EPERM, ECONNRESET, errno
+from libc.stdint cimport uint32_t, uint64_t
+from tuskws_fast_ext.gate cimport Gate, ReadBuffer
+
+import os
+from collections import deque
+
+cdef extern from "<sys/epoll.h>" nogil:
+    enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLL_CTL_DEL
+        EPOLL_CTL_MOD
+        EPOLLIN
+        EPOLLOUT
+        EPOLLERR
+        EPOLLHUP
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
+
+cdef extern from "<sys/socket.h>" nogil:
+    enum:
+        AF_INET
+        AF_INET6
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+        SHUT_WR
+    ctypedef unsigned int socklen_t
+    struct sockaddr:
+        unsigned short sa_family
+    struct sockaddr_storage:
+        unsigned short ss_family
+    int accept4(int fd, sockaddr* address, socklen_t* size, int flags)
+    ssize_t recv(int fd, void* data, size_t size, int flags)
+    ssize_t c_send "send"(int fd, const void* data, size_t size, int flags)
+    int c_shutdown "shutdown"(int fd, int how)
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        pass
+    struct in6_addr:
+        pass
+    struct sockaddr_in:
+        in_addr sin_addr
+    struct sockaddr_in6:
+        in6_addr sin6_addr
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char* inet_ntop(int family, const void* address, char* out, socklen_t size)
+
+cdef extern from "<unistd.h>" nogil:
+    int c_close "close"(int fd)
+
+cdef extern from "<time.h>" nogil:
+    enum:
+        CLOCK_MONOTONIC
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* out)
+
+cdef enum:
+    # Events of one turn; the rest waits for the next, behind whatever else the loop has to do.
+    EVENTS_MAX = 256
+    # Sockets accepted in one turn: clients who are in already are served between the turns.
+    ACCEPTS_MAX = 64
+    ADDRESS_MAX = 46
+
+# A listener is told from a socket by its birth, which no socket has.
+cdef uint32_t LISTENER = 0xFFFFFFFF
+# How long to leave the listeners alone when there is no descriptor left; the kernel's queue holds who comes.
+cdef double OUT_OF_FILES_PAUSE_S = 0.1
+
+
+cdef inline double monotonic() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef object address_of(sockaddr_storage* address):
+    cdef char text[ADDRESS_MAX]
+    if address.ss_family == AF_INET:
+        inet_ntop(AF_INET, &(<sockaddr_in*>address).sin_addr, text, ADDRESS_MAX)
+    elif address.ss_family == AF_INET6:
+        inet_ntop(AF_INET6, &(<sockaddr_in6*>address).sin6_addr, text, ADDRESS_MAX)
+    else:
+        return ""
+    return (<bytes>text).decode("ascii")
+
+
+cdef class Poller:
+    """`owner.on_first_bytes(socket, data)` gets what a new socket says first; `owner.on_crowded(socket)` a socket beyond
+    `sockets_max`, to send it away. It is set before the first `listen`."""
+
+    def __cinit__(self):
+        self._fd = -1
+
+    def __init__(self, loop, ReadBuffer buffer not None, Py_ssize_t sockets_max):
+        self._fd = epoll_create1(EPOLL_CLOEXEC)
+        if self._fd < 0:
+            raise OSError(errno, os.strerror(errno))
+        self._loop = loop
+        self._buffer = buffer
+        self._sockets = []
+        self._listeners = []
+        self._soon = []
+        self._dead = []
+        self._half_open = deque()
+        self.sockets_max = sockets_max
+        loop.add_reader(self._fd, self.turn)
+
+    def __dealloc__(self):
+        if self._fd >= 0:
+            c_close(self._fd)
+
+    def close(self):
+        """Turn no more. Sockets that are open stay as they are; a process that does this is about to end."""
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            c_close(self._fd)
+            self._fd = -1
+
+    def listen(self, listener):
+        """Accept from `listener`, a non-blocking listening socket, until `silence`."""
+        cdef epoll_event event
+        self._listeners.append(listener)
+        event.events = EPOLLIN
+        event.data.u64 = <uint64_t>LISTENER << 32 | <uint32_t><int>listener.fileno()
+        if epoll_ctl(self._fd, EPOLL_CTL_ADD, listener.fileno(), &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def silence(self, listener):
+        """Accept no more from `listener`; it stays its owner's."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+            epoll_ctl(self._fd, EPOLL_CTL_DEL, listener.fileno(), NULL)
+
+    def call_soon(self, callback):
+        """At the end of this turn, after all of its reads; without one, as the loop's."""
+        if self._in_turn:
+            self._soon.append(callback)
+        else:
+            self._loop.call_soon(callback)
+
+    def overdue(self, double before):
+        """The half-open sockets accepted before this monotonic second, each once."""
+        cdef:
+            list found = []
+            Socket socket
+        while self._half_open:
+            socket = self._half_open[0]
+            if socket._is_half_open and socket._since > before:
+                break
+            self._half_open.popleft()
+            if socket._is_half_open and not socket._closing:
+                found.append(socket)
+        return found
+
+    def turn(self):
+        """Serve what is ready."""
+        cdef:
+            epoll_event events[EVENTS_MAX]
+            Socket socket
+            uint32_t birth
+            int fd, i, n
+        n = epoll_wait(self._fd, events, EVENTS_MAX, 0)
+        self._in_turn = True
+        try:
+            for i in range(n):
+                fd = <int>(events[i].data.u64 & 0xFFFFFFFF)
+                birth = <uint32_t>(events[i].data.u64 >> 32)
+                try:
+                    if birth == LISTENER:
+                        self._accept(fd, ACCEPTS_MAX)
+                        continue
+                    found = <object>PyList_GET_ITEM(self._sockets, fd)
+                    if found is None:
+                        continue
+                    socket = <Socket>found
+                    if socket._birth != birth:
+                        continue
+                    try:
+                        socket._on_events(events[i].events)
+                    except Exception as error:
+                        socket._error = error
+                        socket.abort()
+                        raise
+                except Exception as error:
+                    self._report(error)
+        finally:
+            try:
+                self._end_turn()
+            finally:
+                self._in_turn = False
+
+    cdef int _end_turn(self) except -1:
+        """What was put off, and the ends; either may bring about more of the other."""
+        cdef list soon
+        while self._soon or self._dead:
+            soon, self._soon = self._soon, []
+            for callback in soon:
+                try:
+                    callback()
+                except Exception as error:
+                    self._report(error)
+            self._reap()
+        return 0
+
+    cdef int _report(self, error) except -1:
+        self._loop.call_exception_handler({"message": "serving a socket fails", "exception": error})
+        return 0
+
+    cdef int _accept(self, int listener, int count) except -1:
+        cdef:
+            sockaddr_storage address
+            socklen_t size
+            int fd, i
+        for i in range(count):
+            size = sizeof(address)
+            fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd >= 0:
+                self._take(fd, address_of(&address))
+            elif errno == EAGAIN:
+                return 0
+            elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+                self._pause(listener)
+                return 0
+            elif errno not in (EINTR, ECONNABORTED, EPROTO, EPERM):
+                raise OSError(errno, os.strerror(errno))
+        return 0
+
+    def _pause(self, int fd):
+        """Out of descriptors: without a pause the loop would spin on a listener that cannot be served."""
+        epoll_ctl(self._fd, EPOLL_CTL_DEL, fd, NULL)
+        self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._resume, fd)
+
+    def _resume(self, int fd):
+        for listener in self._listeners:
+            if listener.fileno() == fd:
+                self._listeners.remove(listener)
+                self.listen(listener)
+                return
+
+    cdef int _take(self, int fd, object address) except -1:
+        cdef:
+            Socket socket = Socket.__new__(Socket)
+            epoll_event event
+        while PyList_GET_SIZE(self._sockets) <= fd:
+            self._sockets.append(None)
+        self._births += 1
+        if self._births == LISTENER:
+            self._births = 1
+        socket._poller = self
+        socket._fd = fd
+        socket._birth = self._births
+        socket._interest = EPOLLIN
+        socket._since = monotonic()
+        socket._is_half_open = True
+        socket.address = address
+        event.events = EPOLLIN
+        event.data.u64 = <uint64_t>socket._birth << 32 | <uint32_t>fd
+        if epoll_ctl(self._fd, EPOLL_CTL_ADD, fd, &event) < 0:
+            c_close(fd)
+            raise OSError(errno, os.strerror(errno))
+        self._sockets[fd] = socket
+        self.open += 1
+        self.half_open += 1
+        self._half_open.append(socket)
+        if self.open >= self.sockets_max:
+            self.owner.on_crowded(socket)
+        return 0
+
+    cdef int _bury(self, Socket socket) except -1:
+        if socket._buried:
+            return 0
+        socket._buried = True
+        socket._closing = True
+        socket._pending = None
+        if not self._dead and not self._in_turn:
+            self._loop.call_soon(self.reap)
+        self._dead.append(socket)
+        return 0
+
+    def reap(self):
+        """Tell the ends that came about outside of a turn."""
+        self._reap()
+
+    cdef int _reap(self) except -1:
+        cdef:
+            list dead
+            Socket socket
+        dead, self._dead = self._dead, []
+        for socket in dead:
+            try:
+                socket._lost()
+            except Exception as error:
+                self._report(error)
+        return 0
+
+
+cdef class Socket:
+    """One accepted socket; made by a `Poller`. Its end is told to the protocol by `connection_lost`."""
+
+    # -- who listens -------------------------------------------------------------------------------------------------
+
+    def set_protocol(self, protocol not None):
+        """From now on reads go to `protocol`; a `Gate` means that the handshake is over."""
+        if isinstance(protocol, Gate):
+            self._gate = <Gate>protocol
+            self._protocol = None
+            self._end_handshake()
+        else:
+            self._protocol = protocol
+
+    def _end_handshake(self):
+        if self._is_half_open:
+            self._is_half_open = False
+            self._poller.half_open -= 1
+
+    def fileno(self):
+        return self._fd
+
+    def get_extra_info(self, name, default=None):
+        """Nothing but the peer's address, in the shape that transports give it."""
+        return (self.address, 0) if name == "peername" else default
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    cdef int _on_events(self, uint32_t events) except -1:
+        if self._buried:
+            return 0
+        if self._interest & EPOLLIN:
+            if events & (EPOLLIN | EPOLLERR | EPOLLHUP):
+                self._read()
+        elif events & (EPOLLERR | EPOLLHUP):
+            # Nobody reads, and there is nobody left to write to.
+            return self._break(ECONNRESET)
+        if events & EPOLLOUT and not self._buried:
+            self._write_pending()
+        return 0
+
+    cdef int _read(self) except -1:
+        cdef:
+            ReadBuffer buffer = self._poller._buffer
+            char* memory = PyByteArray_AS_STRING(buffer.memory)
+            ssize_t size = recv(self._fd, memory, PyByteArray_GET_SIZE(buffer.memory), MSG_DONTWAIT)
+        if size > 0:
+            if self._gate is not None:
+                self._gate._pass(<const unsigned char*>memory, size)
+            elif self._protocol is not None:
+                self._protocol.buffer_updated(size)
+            else:
+                self._poller.owner.on_first_bytes(self, PyBytes_FromStringAndSize(memory, size))
+        elif size == 0:
+            # A peer that stops sending has nothing more to say to us either (ext/gate).
+            self.close()
+        elif errno != EAGAIN and errno != EINTR:
+            self._break(errno)
+        return 0
+
+    def pause_reading(self):
+        self._paused = True
+        self._watch()
+
+    def resume_reading(self):
+        self._paused = False
+        self._watch()
+
+    cdef int _watch(self) except -1:
+        """Ask the kernel for what matters now."""
+        cdef:
+            epoll_event event
+            uint32_t interest = 0
+        if self._buried:
+            return 0
+        if not self._paused and not self._closing:
+            interest |= EPOLLIN
+        if self._pending is not None:
+            interest |= EPOLLOUT
+        if interest != self._interest:
+            self._interest = interest
+            event.events = interest
+            event.data.u64 = <uint64_t>self._birth << 32 | <uint32_t>self._fd
+            if epoll_ctl(self._poller._fd, EPOLL_CTL_MOD, self._fd, &event) < 0:
+                self._break(errno)
+        return 0
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def write(self, bytes data not None):
+        """Send `data` behind what waits already; what the kernel does not take waits here."""
+        cdef ssize_t sent
+        if self._closing or self._ending_output or not PyBytes_GET_SIZE(data):
+            return
+        if self._pending is not None:
+            self._pending += data
+            return
+        sent = c_send(self._fd, PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), MSG_DONTWAIT | MSG_NOSIGNAL)
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR and errno != ENOBUFS and errno != ENOMEM:
+                self._break(errno)
+                return
+            sent = 0
+        if sent < PyBytes_GET_SIZE(data):
+            self._pending = bytearray(data[sent:])
+            self._watch()
+
+    cdef int _write_pending(self) except -1:
+        cdef ssize_t sent
+        if self._pending is None:
+            return 0
+        sent = c_send(
+            self._fd,
+            PyByteArray_AS_STRING(self._pending),
+            PyByteArray_GET_SIZE(self._pending),
+            MSG_DONTWAIT | MSG_NOSIGNAL,
+        )
+        if sent < 0:
+            if errno != EAGAIN and errno != EINTR and errno != ENOBUFS and errno != ENOMEM:
+                self._break(errno)
+            return 0
+        if sent < PyByteArray_GET_SIZE(self._pending):
+            del self._pending[:sent]
+            return 0
+        self._pending = None
+        if self._closing:
+            return self._poller._bury(self)
+        if self._ending_output:
+            c_shutdown(self._fd, SHUT_WR)
+        self._watch()
+        if self._gate is not None:
+            self._gate.resume_writing()
+        return 0
+
+    def get_write_buffer_size(self):
+        return 0 if self._pending is None else PyByteArray_GET_SIZE(self._pending)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def can_write_eof(self):
+        return True
+
+    def write_eof(self):
+        """Nothing more is written; the peer is told behind what waits."""
+        if self._closing or self._ending_output:
+            return
+        self._ending_output = True
+        if self._pending is None:
+            c_shutdown(self._fd, SHUT_WR)
+
+    def is_closing(self):
+        return self._closing
+
+    def close(self):
+        """Read no more, send what waits, then end."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._pending is None:
+            self._poller._bury(self)
+        else:
+            self._watch()
+
+    def abort(self):
+        """End at once; what waits is dropped."""
+        self._poller._bury(self)
+
+    cdef int _break(self, int error) except -1:
+        self._error = OSError(error, os.strerror(error))
+        return self._poller._bury(self)
+
+    cdef int _lost(self) except -1:
+        cdef Gate gate = self._gate
+        protocol, self._protocol = self._protocol, None
+        self._gate = None
+        self._end_handshake()
+        self._poller._sockets[self._fd] = None
+        self._poller.open -= 1
+        # Leaves the epoll set by itself: the descriptor has no duplicate.
+        c_close(self._fd)
+        self._fd = -1
+        if gate is not None:
+            gate.connection_lost(self._error)
+        elif protocol is not None:
+            protocol.connection_lost(self._error)
+        return 0

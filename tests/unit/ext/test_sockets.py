@@ -1,0 +1,353 @@
+"""The worker's own sockets, over real TCP; the turns are taken by hand."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from helpers.server import wait_until
+from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.sockets import Poller, Socket
+
+BIG = bytes(range(256)) * 32 * 1024  # more than two socket buffers hold
+
+
+class Turns:
+    """As much of a loop as the poller asks for."""
+
+    def __init__(self) -> None:
+        self.reader: Callable[[], Any] = lambda: None
+        self.soon: list[Callable[[], Any]] = []
+        self.later: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
+        self.reported: list[BaseException] = []
+
+    def add_reader(self, fd: int, callback: Callable[[], Any]) -> None:
+        self.reader = callback
+
+    def remove_reader(self, fd: int) -> None:
+        self.reader = lambda: None
+
+    def call_soon(self, callback: Callable[[], Any]) -> None:
+        self.soon.append(callback)
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> None:
+        self.later.append((callback, args))
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.reported.append(context["exception"])
+
+    def turn(self) -> None:
+        self.reader()
+        soon, self.soon = self.soon, []
+        for callback in soon:
+            callback()
+
+
+class Host:
+    """The poller's owner, and the protocol of all its sockets."""
+
+    def __init__(self, sockets_max: int = 1000) -> None:
+        self.loop = Turns()
+        self.buffer = ReadBuffer(4096)
+        self.poller = Poller(self.loop, self.buffer, sockets_max)  # type: ignore[arg-type]
+        self.poller.owner = self
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.poller.listen(self.listener)
+        self.sockets: list[Socket] = []
+        self.heard = b""
+        self.crowded: list[Socket] = []
+        self.lost: list[Exception | None] = []
+        self.on_bytes: Callable[[Socket, bytes], object] = lambda sock, data: None
+
+    def on_first_bytes(self, sock: Socket, data: bytes) -> None:
+        self.sockets.append(sock)
+        self.heard += data
+        sock.set_protocol(self)
+        self.on_bytes(sock, data)
+
+    def on_crowded(self, sock: Socket) -> None:
+        self.crowded.append(sock)
+        sock.close()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.heard += bytes(self.buffer.view[:nbytes])
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.append(exc)
+
+    def until(self, fact: Callable[[], object]) -> None:
+        def look() -> bool:
+            self.loop.turn()
+            return bool(fact())
+
+        wait_until(look, "something at the sockets")
+
+    def client(self, greeting: bytes = b"hello") -> tuple[socket.socket, Socket]:
+        """A connected client and our end of it."""
+        end = socket.create_connection(self.listener.getsockname())
+        before = len(self.sockets)
+        end.sendall(greeting)
+        self.until(lambda: len(self.sockets) > before)
+        return end, self.sockets[-1]
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+    yield host
+    assert host.loop.reported == []
+    for sock in host.sockets:
+        sock.abort()
+    host.loop.turn()
+    assert (host.poller.open, host.poller.half_open) == (0, 0)
+    host.poller.close()
+    host.listener.close()
+
+
+def take_in(host: Host, end: socket.socket, size: int) -> bytes:
+    """Read `size` bytes at the client while our end goes on writing."""
+    end.setblocking(False)
+    got = bytearray()
+
+    def look() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            got.extend(end.recv(1 << 20))
+        return len(got) >= size
+
+    host.until(look)
+    return bytes(got)
+
+
+def reset(end: socket.socket) -> None:
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.close()
+
+
+def test_what_a_new_socket_says_first_goes_to_the_owner_and_the_rest_to_its_protocol(host: Host) -> None:
+    end, sock = host.client(b"first ")
+    assert sock.address == "127.0.0.1"
+    assert sock.get_extra_info("peername")[0] == "127.0.0.1"
+    end.sendall(b"second")
+    host.until(lambda: host.heard == b"first second")
+
+
+def test_an_ipv6_peer_has_its_address() -> None:
+    host = Host()
+    listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    listener.setblocking(False)
+    host.poller.listen(listener)
+    with listener, socket.create_connection(listener.getsockname()[:2]) as end:
+        end.sendall(b"x")
+        host.until(lambda: host.sockets)
+        assert host.sockets[0].address == "::1"
+
+
+def test_what_the_kernel_does_not_take_waits_in_order(host: Host) -> None:
+    end, sock = host.client()
+    sock.write(BIG)
+    assert sock.get_write_buffer_size() > 0
+    sock.write(b"the end")
+    assert take_in(host, end, len(BIG) + 7) == BIG + b"the end"
+    assert sock.get_write_buffer_size() == 0
+
+
+def test_a_close_sends_what_waits_first_and_its_end_is_told_once(host: Host) -> None:
+    end, sock = host.client()
+    sock.write(BIG)
+    sock.close()
+    sock.close()
+    assert sock.is_closing()
+    sock.write(b"too late")
+    assert take_in(host, end, len(BIG)) == BIG
+    host.until(lambda: host.lost == [None])
+    end.setblocking(True)
+    assert end.recv(10) == b""
+
+
+def test_an_end_is_never_told_out_of_the_call_that_brings_it_about(host: Host) -> None:
+    _end, sock = host.client()
+    sock.abort()
+    assert host.lost == []
+    host.loop.turn()
+    assert host.lost == [None]
+    assert sock.fileno() == -1
+
+
+def test_an_end_inside_a_turn_is_told_when_the_turn_is_over(host: Host) -> None:
+    seen: list[list[Exception | None]] = []
+
+    def hang_up(sock: Socket, data: bytes) -> None:
+        host.poller.call_soon(lambda: seen.append(list(host.lost)))
+        sock.abort()
+        seen.append(list(host.lost))
+
+    host.on_bytes = hang_up
+    host.client()
+    assert seen == [[], []]
+    assert host.lost == [None]
+
+
+def test_who_sends_nothing_more_is_closed(host: Host) -> None:
+    end, _sock = host.client()
+    end.shutdown(socket.SHUT_WR)
+    host.until(lambda: host.lost == [None])
+
+
+def test_a_reset_is_told_as_what_it_is(host: Host) -> None:
+    end, _sock = host.client()
+    reset(end)
+    host.until(lambda: host.lost)
+    assert isinstance(host.lost[0], ConnectionResetError)
+
+
+def test_a_socket_that_is_not_read_from_still_notices_its_end(host: Host) -> None:
+    end, sock = host.client()
+    sock.pause_reading()
+    end.sendall(b" unread")
+    host.loop.turn()
+    assert host.heard == b"hello"
+    reset(end)
+    host.until(lambda: host.lost)
+
+
+def test_reading_goes_on_where_it_was_paused(host: Host) -> None:
+    end, sock = host.client()
+    sock.pause_reading()
+    end.sendall(b" unread")
+    host.loop.turn()
+    sock.resume_reading()
+    host.until(lambda: host.heard == b"hello unread")
+
+
+def test_the_output_ends_behind_what_waits_and_input_goes_on(host: Host) -> None:
+    end, sock = host.client()
+    sock.write(BIG)
+    sock.write_eof()
+    sock.write(b"too late")
+    assert take_in(host, end, len(BIG)) == BIG
+    end.setblocking(True)
+    host.loop.turn()
+    assert end.recv(10) == b""
+    end.sendall(b" still here")
+    host.until(lambda: host.heard == b"hello still here")
+
+
+def test_who_ended_earlier_in_a_turn_gets_nothing_later_in_it(host: Host) -> None:
+    ends = [host.client() for _ in range(2)]
+    host.sockets.clear()
+    host.heard = b""
+    reads: list[int] = []
+
+    class Rival:
+        """Whoever is read first ends the other."""
+
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def buffer_updated(self, nbytes: int) -> None:
+            reads.append(self.number)
+            ends[1 - self.number][1].abort()
+
+        def connection_lost(self, exc: Exception | None) -> None: ...
+
+    for number, (end, sock) in enumerate(ends):
+        sock.set_protocol(Rival(number))
+        end.sendall(b"x")
+    host.until(lambda: reads)
+    assert len(reads) == 1
+    ends[reads[0]][1].abort()
+    host.loop.turn()
+
+
+def test_a_new_socket_never_gets_the_events_of_the_one_whose_descriptor_it_has(host: Host) -> None:
+    for _ in range(50):
+        end, sock = host.client()
+        fd = sock.fileno()
+        end.sendall(b"late")
+        sock.abort()
+        with socket.create_connection(host.listener.getsockname()) as newcomer:
+            host.heard = b""
+            newcomer.sendall(b"new")
+            host.until(lambda: host.heard)
+            assert host.heard == b"new"
+            assert host.sockets[-1].fileno() == fd or os.fstat(host.sockets[-1].fileno())
+            host.sockets[-1].abort()
+        end.close()
+    host.loop.turn()
+
+
+def test_what_fails_costs_the_socket_it_failed_for(host: Host) -> None:
+    bystander, _ = host.client()
+
+    def fail(sock: Socket, data: bytes) -> None:
+        raise ValueError("a defect")
+
+    host.on_bytes = fail
+    host.client()
+    assert [str(error) for error in host.loop.reported] == ["a defect"]
+    host.loop.reported.clear()
+    assert len(host.lost) == 1
+    host.heard = b""
+    bystander.sendall(b"fine")
+    host.until(lambda: host.heard == b"fine")
+
+
+def test_a_socket_too_many_is_told_to_the_owner() -> None:
+    host = Host(sockets_max=2)
+    first, _ = host.client()
+    with first, socket.create_connection(host.listener.getsockname()) as second:
+        host.until(lambda: host.crowded)
+        assert second.recv(10) == b""
+    host.until(lambda: host.poller.open == 0)
+
+
+def test_half_open_sockets_are_overdue_once_and_upgraded_or_ended_ones_never(host: Host) -> None:
+    silent = socket.create_connection(host.listener.getsockname())
+    host.until(lambda: host.poller.half_open == 1)
+    gone = socket.create_connection(host.listener.getsockname())
+    host.until(lambda: host.poller.half_open == 2)
+    gone.close()
+    host.until(lambda: host.poller.half_open == 1)
+    assert host.poller.overdue(0.0) == []
+    [late] = host.poller.overdue(float("inf"))
+    assert host.poller.overdue(float("inf")) == []
+    late.close()
+    silent.close()
+
+
+def test_a_silenced_listener_keeps_its_connections(host: Host) -> None:
+    end, _sock = host.client()
+    host.poller.silence(host.listener)
+    with socket.create_connection(host.listener.getsockname()) as waiting:
+        waiting.sendall(b"anybody?")
+        end.sendall(b" again")
+        host.until(lambda: host.heard == b"hello again")
+        assert host.poller.open == 1
+
+
+def test_out_of_descriptors_it_pauses_and_goes_on_by_itself(host: Host) -> None:
+    end = socket.create_connection(host.listener.getsockname())
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        host.until(lambda: host.loop.later)
+        assert host.poller.open == 0
+        paused = list(host.loop.later)
+        host.loop.turn()
+        assert host.loop.later == paused, "a paused listener is not looked at"
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    for callback, args in host.loop.later:
+        callback(*args)
+    end.sendall(b"patient")
+    host.until(lambda: host.heard == b"patient")
+    end.close()
