@@ -21,7 +21,8 @@ cdef class Poller:
         readonly Py_ssize_t half_open     # those of them whose handshake is not over
 
     cdef int _accept(self, int fd, int index) except -1
-    cdef int _take(self, int fd, object address) except -1
+    cdef int _serve(self, Socket socket, uint32_t events) except -1
+    cdef Socket _take(self, int fd, object address)
     cdef int _bury(self, Socket socket) except -1
     cdef int _reap(self) except -1
     cdef int _end_turn(self) except -1

@@ -205,14 +205,8 @@ cdef class Poller:
                     if found is None:
                         continue
                     socket = <Socket>found
-                    if socket._birth != birth:
-                        continue
-                    try:
-                        socket._on_events(events[i].events)
-                    except Exception as error:
-                        socket._error = error
-                        socket.abort()
-                        raise
+                    if socket._birth == birth:
+                        self._serve(socket, events[i].events)
                 except Exception as error:
                     self._report(error)
         finally:
@@ -220,6 +214,16 @@ cdef class Poller:
                 self._end_turn()
             finally:
                 self._in_turn = False
+
+    cdef int _serve(self, Socket socket, uint32_t events) except -1:
+        """What fails costs the socket it fails for."""
+        try:
+            socket._on_events(events)
+        except Exception as error:
+            socket._error = error
+            socket.abort()
+            self._report(error)
+        return 0
 
     cdef int _end_turn(self) except -1:
         """What was put off, and the ends; either may bring about more of the other."""
@@ -247,7 +251,8 @@ cdef class Poller:
             size = sizeof(address)
             fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
-                self._take(fd, address_of(&address))
+                # Most clients have said something by now: one event less to wait for.
+                self._serve(self._take(fd, address_of(&address)), EPOLLIN)
             elif errno == EAGAIN:
                 return 0
             elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -269,7 +274,7 @@ cdef class Poller:
                 self.listen(listener)
                 return
 
-    cdef int _take(self, int fd, object address) except -1:
+    cdef Socket _take(self, int fd, object address):
         cdef:
             Socket socket = Socket.__new__(Socket)
             epoll_event event
@@ -296,7 +301,7 @@ cdef class Poller:
         self._half_open.append(socket)
         if self.open >= self.sockets_max:
             self.owner.on_crowded(socket)
-        return 0
+        return socket
 
     cdef int _bury(self, Socket socket) except -1:
         if socket._buried:

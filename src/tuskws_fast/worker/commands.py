@@ -88,6 +88,17 @@ class Commands:
         self._monotonic = monotonic
         self._file = file
         self._new_number = new_number
+        # What every `welcome` says alike.
+        self._welcome = codec.encode(
+            {
+                "type": "welcome",
+                "protocol": 1,
+                "server": settings.server,
+                "heartbeat_interval": settings.heartbeat_interval_s,
+                "max_message_size": settings.message_max,
+                "session": None,
+            }
+        )[:-1]
         # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
         self._names = random.Random()
         # Guests whom the broker has not been told of: `announce`.
@@ -133,20 +144,8 @@ class Commands:
             session.is_guest = True
         if identity is not None and not self._identify(session, identity):
             return
-        settings = self.settings
-        welcome: dict[str, Any] = {
-            "type": "welcome",
-            "connection_id": f"{session.number:x}",
-            "protocol": 1,
-            "server": settings.server,
-            "heartbeat_interval": settings.heartbeat_interval_s,
-            "max_message_size": settings.message_max,
-            "authenticated": identity is not None,
-            "session": None,
-        }
-        if identity is not None:
-            welcome["user"] = _user(session)
-        session.reply(codec.encode(welcome))
+        who = b"false" if identity is None else b'true,"user":%b' % codec.encode(_user(session))
+        session.reply(b'%b,"connection_id":"%x","authenticated":%b}' % (self._welcome, session.number, who))
 
     def closed(self, session: Session, clean: bool) -> None:
         """The connection is gone: leave every room here; the broker keeps the membership for the grace, or not."""
