@@ -1,3 +1,4 @@
+from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 
 from tuskws_fast_ext.deflate cimport Compression, Deflater
@@ -5,8 +6,14 @@ from tuskws_fast_ext.frame cimport Frame
 from tuskws_fast_ext.message cimport MessageReader
 
 
+cdef extern from "uring.h" nogil:
+    struct uring:
+        int fd
+
+
 cdef class FlushPoint:
     cdef:
+        uring ring                        # of io_uring; fd -1: each connection writes by itself
         list dirty                        # connections with something queued in this loop turn
         object call_soon
         bint scheduled
@@ -23,6 +30,8 @@ cdef class FlushPoint:
         readonly unsigned long long protocol_errors
 
     cdef int mark(self, Connection connection) except -1
+    cdef int _flush_together(self, list dirty) except -1
+    cdef int _submit(self, PyObject** together, int* results, int n) except -1
 
 
 cdef class Connection:
@@ -58,6 +67,9 @@ cdef class Connection:
 
     cdef int queue(self, Frame frame) except -1
     cdef int write_queue(self) except -1
+    cdef int sent_first(self, Py_ssize_t sent) except -1
+    cdef bint _took_first(self, bytes wire, Py_ssize_t sent) except -1
+    cdef int _after_write(self) except -1
     cdef int _written(self, Frame frame) except -1
     cdef bint _is_over(self) noexcept
     cdef int _hand_over(self, bytes wire, Py_ssize_t sent) except -1

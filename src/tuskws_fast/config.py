@@ -251,6 +251,9 @@ class Performance:
     queue_age_max: float = option(
         10.0, Kind.DURATION, "How long a message may wait for one slow connection.", least=0.1
     )
+    enable_io_uring: bool = option(
+        True, Kind.SWITCH, "Send a fan-out with few system calls, where the kernel and its sandbox allow it."
+    )
     ring_up_size: int = option(
         4 * 1024**2, Kind.SIZE, "Ring from a worker to the broker.", least=64 * 1024, most=1024**3
     )

@@ -175,6 +175,8 @@ class Worker:
         self._buffer = ReadBuffer(performance.buffer_size)
         self._poller = Poller(self._loop, self._buffer, int(self._files_max * SOCKETS_HARD_SHARE))
         self._point = FlushPoint(self._poller.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
+        if performance.enable_io_uring and (error := self._point.send_together()):
+            log.info("sends go one by one: there is no io_uring here", extra={"reason": os.strerror(error)})
         self._pool = CompressionPool(
             performance.compression_level,
             performance.compression_min_size,
