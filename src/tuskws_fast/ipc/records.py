@@ -410,14 +410,15 @@ def type_of(record: UpRecord | DownRecord) -> int:
 
 def pack_record(record: UpRecord | DownRecord) -> bytes:
     """The payload of `record` on a ring; its type goes into the ring's own header (`type_of`)."""
-    if isinstance(record, Publication):
-        name = record.room.encode()
-        return _PUBLICATION.pack(record.exclude, record.offset, len(name)) + name + record.body
-    if isinstance(record, Publish):
+    if type(record) is Publish:
         conn, tag, rights, level, echo, quiet, room, key, body, server = record
         name, key_bytes = room.encode(), key.encode()
         flags = (_ECHO if echo else 0) | (_QUIET if quiet else 0) | (_SERVER if server else 0)
         return _PUBLISH.pack(conn, tag, rights, level, flags, len(name), len(key_bytes)) + name + key_bytes + body
+    if type(record) is Publication:
+        exclude, offset, room, body = record
+        name = room.encode()
+        return _PUBLICATION.pack(exclude, offset, len(name)) + name + body
     return codec.encode(tuple(record), default=_as_text)
 
 

@@ -17,6 +17,11 @@ JSONEncodeError = orjson.JSONEncodeError
 # orjson reads 1,024 levels of nesting and writes 254. A message is wrapped again on its way (push, batch, history,
 # record), so it must leave room for that: what was accepted once can always be sent.
 _NESTING_RESERVE = 16
+# A value is put inside so many lists to see that it leaves the room: always the same ones, the innermost is filled.
+_CELL: list[object] = [None]
+_WRAPPED: list[object] = _CELL
+for _ in range(_NESTING_RESERVE - 1):
+    _WRAPPED = [_WRAPPED]
 
 
 def encode(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
@@ -26,10 +31,8 @@ def encode(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
 
 def encode_nested(value: object) -> bytes:
     """As `encode`, for a value that will stand inside others. Raises `JSONEncodeError` for one nested too deeply."""
-    wrapped = value
-    for _ in range(_NESTING_RESERVE):
-        wrapped = [wrapped]
-    return orjson.dumps(wrapped)[_NESTING_RESERVE:-_NESTING_RESERVE]
+    _CELL[0] = value
+    return orjson.dumps(_WRAPPED)[_NESTING_RESERVE:-_NESTING_RESERVE]
 
 
 def decode(data: bytes | bytearray | memoryview | str) -> Any:

@@ -388,6 +388,11 @@ _ID_TEXT = f"`id` must be a string of 1 to {MAX_ID_CHARS} characters or an integ
 def check(command: Object) -> None:
     """Raises `MessageFault` unless `command` is one of the table's. `command` is a decoded JSON object."""
     check_envelope(command)
+    check_fields(command)
+
+
+def check_fields(command: Object) -> None:
+    """As `check`, for a command whose envelope has been checked."""
     checker = _CHECKERS.get(command["type"])
     if checker is None:
         raise MessageFault(ErrorCode.UNKNOWN_TYPE)

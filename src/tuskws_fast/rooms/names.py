@@ -12,8 +12,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 NAME_CHARS_MAX = 128
+# Names checked lately; a busy room's comes with every message. Only what is a name is remembered.
+NAMES_CACHED = 4096
 _ROOM = re.compile(r"[A-Za-z0-9_.:@/-]{1,128}")
 
 
@@ -21,6 +24,11 @@ def room_name(value: object) -> str:
     """The normal form of a room's name. Raises `ValueError` where it is none."""
     if not isinstance(value, str) or len(value) > 4 * NAME_CHARS_MAX:
         raise ValueError("not a room name")
+    return _normal_form(value)
+
+
+@lru_cache(maxsize=NAMES_CACHED)
+def _normal_form(value: str) -> str:
     name = value if value.isascii() else unicodedata.normalize("NFC", value)
     if _ROOM.fullmatch(name) is None:
         raise ValueError("not a room name")

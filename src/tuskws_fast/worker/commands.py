@@ -103,6 +103,7 @@ class Commands:
         self._names = random.Random()
         # Guests whom the broker has not been told of: `announce`.
         self._unannounced: set[Session] = set()
+        self.received = 0
         self.replies = 0
         self._methods: dict[str, Method] = {
             "ping": self._ping,
@@ -177,6 +178,7 @@ class Commands:
             session.user_admitted = True
         session.connection.trust()
         session.user = identity.user
+        session.user_json = codec.encode(identity.user)
         session.username = identity.username
         session.roles = identity.roles
         session.grants = identity.grants
@@ -252,7 +254,7 @@ class Commands:
 
     def dispatch(self, session: Session, command: Command) -> None:
         """Charge, check and carry out one command that is not a batch."""
-        self.counters.add(Metric.MESSAGES_RECEIVED)
+        self.received += 1
         now = self._monotonic()
         wait = self.limits.take(session.rate_key, now)
         if wait > 0.0:
@@ -277,9 +279,9 @@ class Commands:
             self.carry_out(session, command)
 
     def carry_out(self, session: Session, command: Command) -> None:
-        """Check and run a command of the protocol; what is wrong with it is answered."""
+        """Check and run a command of the protocol, whose envelope is checked; what is wrong with it is answered."""
         try:
-            messages.check(command)
+            messages.check_fields(command)
         except messages.MessageFault as fault:
             if fault.code is ErrorCode.UNKNOWN_TYPE:
                 # An application of a newer protocol is not malformed: neither a fault nor the end of a row of them.
@@ -294,7 +296,7 @@ class Commands:
         self, session: Session, code: ErrorCode, command_id: CommandId = None, text: str | None = None
     ) -> None:
         """A message that is no command: it costs a token too, an error reply, and in the end the connection."""
-        self.counters.add(Metric.MESSAGES_RECEIVED)
+        self.received += 1
         wait = self.limits.take(session.rate_key, self._monotonic())
         if wait > 0.0:
             self._refuse_rate(session, command_id, wait)
@@ -449,7 +451,7 @@ class Commands:
         if not self._reachable(session, command_id):
             return None
         ref = b',"ref":%b' % codec.encode(command_id) if type(command_id) is str else b""
-        return b'%b,"message":%b,"from":%b%b' % (head, message, codec.encode(session.user), ref)
+        return b'%b,"message":%b,"from":%b%b' % (head, message, session.user_json, ref)
 
     def _join_room(self, session: Session, command: Command, command_id: CommandId) -> None:
         if not self._reachable(session, command_id):

@@ -460,6 +460,7 @@ class Worker:
             Metric.DELIVERIES: self._hub.deliveries,
             Metric.GAPS_SENT: self._hub.gaps,
             Metric.RING_OVERRUN: self._hub.holes,
+            Metric.MESSAGES_RECEIVED: self._commands.received,
             Metric.REPLIES_SENT: self._commands.replies,
             Metric.PROTOCOL_ERRORS: point.protocol_errors,
             Metric.INFLATED_MESSAGES: pool.inflated_messages,

@@ -66,6 +66,7 @@ class Session:
         "token_identity",
         "user",
         "user_admitted",
+        "user_json",
         "username",
     )
 
@@ -82,6 +83,7 @@ class Session:
         self.look_at = 0.0
         # Identity: None until authenticated (a guest is an identity too).
         self.user: str | None = None
+        self.user_json = b""
         self.is_guest = False
         # What a token in the upgrade request proved; used once, by `on_open`.
         self.token_identity: Identity | None = None
