@@ -62,8 +62,9 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 # Looks for records whose doorbell was lost; `lost_wakeup_rescued` counts them and must stay 0.
 SAFETY_TICK_S = 0.05
-# Records applied before sockets get their turn.
-DRAIN_MAX = 256
+# Records applied before sockets get their turn: 2 ms of work. A busy worker finds several of each room among them, and
+# writes them in one go.
+DRAIN_MAX = 1024
 # The part of the drain time over which clients are sent away, each at a moment of its own.
 DRAIN_SPREAD = 0.5
 
