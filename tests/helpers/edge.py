@@ -21,6 +21,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from helpers.rfc6455 import Message
 from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
 from tuskws_fast_ext.frame import Frame
@@ -28,6 +29,7 @@ from tuskws_fast_ext.gate import ReadBuffer
 
 from tuskws_fast.auth.forwarded import TrustedProxies
 from tuskws_fast.auth.origin import OriginPolicy
+from tuskws_fast.protocol.extensions import Policy
 from tuskws_fast.protocol.handshake import Head
 from tuskws_fast.worker.acceptor import Acceptor, AcceptorSettings, Handshake
 
@@ -127,6 +129,7 @@ class Line:
     def __init__(self, loop: StillLoop, pair: Pair, slow: bool = False) -> None:
         self.protocol: Any = None
         self.session: Any = None
+        self.address = "192.0.2.1"
         self.wire = b""
         self.slow = slow
         self.lost = False
@@ -141,7 +144,7 @@ class Line:
     # -- what asyncio's transports offer -----------------------------------------------------------------------------
 
     def get_extra_info(self, name: str, default: object = None) -> Any:
-        return {"socket": self._pair.plain, "peername": ("192.0.2.1", 1), "sockname": ("192.0.2.2", 2)}.get(
+        return {"socket": self._pair.plain, "peername": (self.address, 1), "sockname": ("192.0.2.2", 2)}.get(
             name, default
         )
 
@@ -251,7 +254,9 @@ class Line:
         if not self.lost:
             self.lost = True
             self._buffer = b""
-            self.protocol.connection_lost(error)
+            # A plain socket that the quick reader saw refused never had one.
+            if self.protocol is not None:
+                self.protocol.connection_lost(error)
 
 
 class EchoAll:
@@ -276,6 +281,49 @@ class EchoAll:
 
     def on_failure(self, error: Exception) -> None:
         raise AssertionError("the connection swallowed an exception") from error
+
+
+class Talker:
+    """A session that notes what it is told and judges UTF-8 as worker/session does. It fails at a message that begins
+    with `poison`."""
+
+    connection: Connection
+    address_admitted = False
+    token_identity: Any = None
+
+    def __init__(self, echoes: bool = False, poison: bytes = b"") -> None:
+        self.echoes = echoes
+        self.poison = poison
+        self.heard: list[Message] = []
+        self.pongs = 0
+        self.closed: list[int] = []
+
+    def on_open(self) -> None: ...
+
+    def on_message(self, payload: bytes, text: bool) -> None:
+        if text:
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                self.connection.fail(1007, b"invalid UTF-8")
+                return
+        self.heard.append(Message(text, payload))
+        if self.poison and payload.startswith(self.poison):
+            raise ZeroDivisionError
+        if self.echoes:
+            self.connection.send(Frame.message(1 if text else 2, payload))
+
+    def on_pong(self) -> None:
+        self.pongs += 1
+
+    def on_closed(self, code: int) -> None:
+        self.closed.append(code)
+
+    def on_failure(self, error: Exception) -> None:
+        if not isinstance(error, ZeroDivisionError):
+            raise AssertionError("the connection swallowed an exception") from error
+        if not self.connection.is_lost:
+            self.connection.close(1011, b"internal error")
 
 
 class Room:
@@ -329,6 +377,7 @@ class Edge:
         buffer_bytes: int = BUFFER_BYTES,
         origins: OriginPolicy | None = None,
         verifier: Any = None,
+        compression: Policy | None = None,
     ) -> None:
         self.loop = StillLoop()
         # picows asks for the running loop while its parts are made.
@@ -345,7 +394,7 @@ class Edge:
                 demo_page=b"<!doctype html>",
                 echo=True,
                 sockets_max=1000,
-                compression=None,
+                compression=compression,
                 proxies=TrustedProxies(()),
             ),
             ReadBuffer(buffer_bytes),
@@ -366,6 +415,15 @@ class Edge:
         line = Line(self.loop, pair, slow)
         attempt = line.protocol = self.acceptor.protocol()
         attempt.connection_made(line)  # type: ignore[arg-type]
+        return line, attempt
+
+    def open_plain(self, pair: Pair, data: bytes) -> tuple[Line, Handshake]:
+        """A plain socket (ext/sockets) whose first bytes are `data`: the quick reader has the first word."""
+        pair.read()
+        line = Line(self.loop, pair)
+        attempt = Handshake(self.acceptor)
+        attempt.begin(line, data)  # type: ignore[arg-type]
+        line.read_on()
         return line, attempt
 
     def connect(self, pair: Pair, slow: bool = False, head: Head = HEAD) -> Line:

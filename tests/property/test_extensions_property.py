@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helpers.rfc7692 import allows, is_legal
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,33 +52,6 @@ def written(draw: st.DrawFn, offers: list[Offer]) -> bytes:
 @given(st.data(), OFFERS)
 def test_what_is_written_is_read_back(data: st.DataObject, offers: list[Offer]) -> None:
     assert parse(data.draw(written(offers))) == offers
-
-
-def is_legal(offer: Offer) -> bool:
-    """RFC 7692 §7.1, one sentence a line."""
-    names = [key for key, _ in offer.parameters]
-    values = dict(offer.parameters)
-    if offer.name != b"permessage-deflate" or len(set(names)) != len(names) or b"unknown" in names:
-        return False
-    if any(values[name] is not None for name in names if name.endswith(b"takeover")):
-        return False
-    if b"server_max_window_bits" in values and values[b"server_max_window_bits"] is None:
-        return False
-    return all(8 <= int(value) <= 15 for value in values.values() if value is not None)
-
-
-def allows(offer: Offer, answer: Offer) -> bool:
-    """The answer is one that a client may accept which made this offer."""
-    wanted, given_back = dict(offer.parameters), dict(answer.parameters)
-    if b"server_no_context_takeover" in wanted and b"server_no_context_takeover" not in given_back:
-        return False
-    most = wanted.get(b"server_max_window_bits")
-    if most is not None and not 8 <= int(given_back.get(b"server_max_window_bits") or 99) <= int(most):
-        return False
-    if b"client_max_window_bits" in given_back:
-        bound = wanted.get(b"client_max_window_bits", b"0") or b"15"
-        return int(given_back[b"client_max_window_bits"] or 99) <= int(bound)
-    return True
 
 
 @given(st.data(), OFFERS, POLICIES)

@@ -77,6 +77,7 @@ PIECES = st.sampled_from(
 @given(st.lists(PIECES, max_size=12).map(b"".join))
 @example(PLAIN.replace(b"\r\n\r\n", b"\r\nX: \t a \t\r\n\r\n"))
 @example(b"GET / HTTP/1.1\r\n\r\n")
+@example(b"GET s HTTP/1.1\r\n\r\n")
 def test_any_head_made_of_likely_pieces(data: bytes) -> None:
     check(data)
 

@@ -8,45 +8,14 @@ import resource
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from helpers.server import wait_until
+from helpers.turns import Turns
 from tuskws_fast_ext.gate import ReadBuffer
 from tuskws_fast_ext.sockets import Poller, Socket
 
 BIG = bytes(range(256)) * 32 * 1024  # more than two socket buffers hold
-
-
-class Turns:
-    """As much of a loop as the poller asks for."""
-
-    def __init__(self) -> None:
-        self.reader: Callable[[], Any] = lambda: None
-        self.soon: list[Callable[[], Any]] = []
-        self.later: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
-        self.reported: list[BaseException] = []
-
-    def add_reader(self, fd: int, callback: Callable[[], Any]) -> None:
-        self.reader = callback
-
-    def remove_reader(self, fd: int) -> None:
-        self.reader = lambda: None
-
-    def call_soon(self, callback: Callable[[], Any]) -> None:
-        self.soon.append(callback)
-
-    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any) -> None:
-        self.later.append((callback, args))
-
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.reported.append(context["exception"])
-
-    def turn(self) -> None:
-        self.reader()
-        soon, self.soon = self.soon, []
-        for callback in soon:
-            callback()
 
 
 class Host:

@@ -1,0 +1,114 @@
+"""A connection on a socket pair: what a broken frame and a Close do to each other, and what is left behind.
+
+Each rule of the RFC is the fuzz target's (tests/fuzz/frames.py); here are the cases that it once found, and what a
+thousand connections leave behind.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+from helpers.edge import Edge, Line, Pair, Talker
+from helpers.rfc6455 import BINARY, CLOSE, PING, PONG, TEXT, Message, client_frame, server_frames
+from tuskws_fast_ext import connection, frame
+
+NORMAL, PROTOCOL_ERROR, INTERNAL = b"\x03\xe8", b"\x03\xea", b"\x03\xf3"
+RESERVED_OPCODE = client_frame(3, b"")
+
+
+class Talk:
+    """One open connection and its session."""
+
+    def __init__(self, pair: Pair) -> None:
+        self.talker = Talker(poison=b"!")
+        self.edge = Edge(lambda address: self.talker, 4096)
+        self.pair = pair
+        self.line: Line
+
+    def __enter__(self) -> Talk:
+        self.edge.__enter__()
+        self.line = self.edge.connect(self.pair)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.line.hang_up()
+        self.edge.__exit__(None, None, None)
+
+    def closes(self) -> list[bytes]:
+        """The codes of the Close frames sent so far."""
+        return [payload[:2] for opcode, payload in server_frames(self.line.wire) if opcode == CLOSE]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("fault", [client_frame(CLOSE, b"\x03\xe7"), RESERVED_OPCODE], ids=["close 999", "opcode 3"])
+def test_what_comes_after_a_framing_error_is_not_processed(pair: Pair, fault: bytes) -> None:
+    with Talk(pair) as talk:
+        talk.line.receive(client_frame(TEXT, b"before"))
+        talk.line.receive(fault)
+        talk.line.receive(client_frame(TEXT, b"after") + client_frame(PING, b"?"))
+        assert talk.talker.heard == [Message(True, b"before")]
+        assert talk.closes() == [PROTOCOL_ERROR]
+        assert (PONG, b"?") not in server_frames(talk.line.wire)
+
+
+def test_a_framing_error_behind_our_own_close_brings_no_second_close(pair: Pair) -> None:
+    with Talk(pair) as talk:
+        talk.line.receive(client_frame(TEXT, b"!"))
+        assert talk.closes() == [INTERNAL]
+        talk.line.receive(RESERVED_OPCODE)
+        talk.line.receive(RESERVED_OPCODE)
+        assert talk.closes() == [INTERNAL]
+
+
+def test_nothing_of_ours_follows_the_close_that_a_framing_error_brought(pair: Pair) -> None:
+    with Talk(pair) as talk:
+        talk.line.receive(RESERVED_OPCODE)
+        talk.talker.connection.close(1001, b"going away")
+        talk.talker.connection.send(frame.Frame([b"{}"]))
+        talk.line.read_on()
+        assert talk.closes() == [PROTOCOL_ERROR]
+        assert len(server_frames(talk.line.wire)) == 1
+
+
+def test_our_close_waits_for_the_peers_and_then_the_socket_ends(pair: Pair) -> None:
+    with Talk(pair) as talk:
+        talk.talker.connection.close(1001, b"going away")
+        talk.line.read_on()
+        assert talk.closes() == [b"\x03\xe9"]
+        assert not talk.line.lost
+        talk.line.receive(client_frame(BINARY, b"on its way") + client_frame(CLOSE, NORMAL))
+        assert talk.line.lost
+        assert talk.talker.closed == [1000]
+        assert talk.talker.heard == []
+
+
+@pytest.mark.skipif(connection.live_objects() is None, reason="objects are counted in a build with TUSKWS_DEBUG=1")
+def test_no_connection_and_no_frame_is_left_after_a_thousand_of_every_kind(pair: Pair) -> None:
+    ways = [
+        client_frame(CLOSE, NORMAL),
+        client_frame(TEXT, b"!"),
+        client_frame(TEXT, b"begun", fin=False),
+        RESERVED_OPCODE,
+        client_frame(PING, b"?") * 70 + b"\x81",
+        b"",
+    ]
+    gc.collect()
+    before = connection.live_objects(), frame.live_objects()
+    for n in range(1000):
+        with Talk(pair) as talk:
+            talk.line.slow = bool(n & 1)
+            talk.line.receive(ways[n % len(ways)])
+            talk.talker.connection.send(frame.Frame([b"x" * 3000] * (n % 5)))
+            talk.line.receive(client_frame(TEXT, b"more"))
+        talk.edge.loop.pass_time()
+    del talk
+    gc.collect()
+    assert (connection.live_objects(), frame.live_objects()) == before
