@@ -1,4 +1,5 @@
-"""A connection on a socket pair: what a broken frame and a Close do to each other, and what is left behind.
+"""Connections on socket pairs: what a broken frame and a Close do to each other, what is left behind, and what a
+fan-out to many puts on each wire.
 
 Each rule of the RFC is the fuzz target's (tests/fuzz/frames.py); here are the cases that it once found, and what a
 thousand connections leave behind.
@@ -7,12 +8,14 @@ thousand connections leave behind.
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
-from helpers.edge import Edge, Line, Pair, Talker
+from helpers.edge import EchoAll, Edge, Line, Pair, Talker
 from helpers.rfc6455 import BINARY, CLOSE, PING, PONG, TEXT, Message, client_frame, server_frames
 from tuskws_fast_ext import connection, frame
+from tuskws_fast_ext.frame import Frame
 
 NORMAL, PROTOCOL_ERROR, INTERNAL = b"\x03\xe8", b"\x03\xea", b"\x03\xf3"
 RESERVED_OPCODE = client_frame(3, b"")
@@ -112,3 +115,89 @@ def test_no_connection_and_no_frame_is_left_after_a_thousand_of_every_kind(pair:
     del talk
     gc.collect()
     assert (connection.live_objects(), frame.live_objects()) == before
+
+
+# -- what leaves: a fan-out's sends, one by one and many in one system call ------------------------------------------
+
+MEMBERS = 300  # more than one batch of the ring
+BODY = b"x" * 900  # several of these fill a pair's socket buffer
+
+
+class Members:
+    """Connections of one worker, each on a socket pair of its own."""
+
+    def __init__(self, together: bool) -> None:
+        self.sessions: list[EchoAll] = []
+        self.edge = Edge(self._new_session, frame_max=65_536, queue_messages_max=40)
+        if together and (error := self.edge.point.send_together()):
+            pytest.skip(f"this kernel, or its sandbox, allows no io_uring: {os.strerror(error)}")
+        self.pairs = [Pair() for _ in range(MEMBERS)]
+        self.lines = [self.edge.connect(pair) for pair in self.pairs]
+
+    def _new_session(self, address: str) -> EchoAll:
+        self.sessions.append(EchoAll())
+        return self.sessions[-1]
+
+    def say(self, number: int) -> None:
+        frame = Frame([b"%d " % number + BODY])
+        for session in self.sessions:
+            session.connection.send(frame)
+        self.edge.loop.run_soon()
+
+    def close(self) -> None:
+        self.edge.__exit__(None, None, None)
+        for pair in self.pairs:
+            pair.close()
+
+
+@pytest.fixture(params=[False, True], ids=["one by one", "together"])
+def members(request: pytest.FixtureRequest) -> Iterator[Members]:
+    made = Members(request.param)
+    yield made
+    made.close()
+
+
+def heard(line: Line) -> list[int]:
+    return [int(payload.split()[0]) for opcode, payload in server_frames(line.wire) if opcode == TEXT]
+
+
+def test_every_member_gets_every_message_in_order_whatever_its_socket_takes(members: Members) -> None:
+    slow = members.lines[3::7]
+    for line in slow:
+        line.slow = True
+    for number in range(30):
+        members.say(number)
+        for line in members.lines:
+            if not line.slow:
+                line.read_on()
+    assert all(session.connection.queued_messages for session in members.sessions[3::7])
+    for line in slow:
+        line.read_on()
+    assert {tuple(heard(line)) for line in members.lines} == {tuple(range(30))}
+
+
+def test_who_is_gone_or_too_slow_costs_nobody_else_anything(members: Members) -> None:
+    gone, slow = members.lines[5], members.lines[6]
+    members.pairs[5].client.close()
+    slow.slow = True
+    for number in range(60):
+        members.say(number)
+        for line in members.lines:
+            if line not in (gone, slow):
+                line.read_on()
+    assert gone.lost
+    slow.read_on()
+    assert server_frames(slow.wire)[-1] == (CLOSE, (4008).to_bytes(2, "big") + b"too slow")
+    rest = [line for line in members.lines if line not in (gone, slow)]
+    assert {tuple(heard(line)) for line in rest} == {tuple(range(60))}
+
+
+def test_together_the_kernel_is_entered_once_for_many() -> None:
+    calls = {}
+    for together in (False, True):
+        made = Members(together)
+        before = made.edge.point.writes
+        made.say(0)
+        calls[together] = made.edge.point.writes - before
+        made.close()
+    assert calls == {False: MEMBERS, True: 2}
