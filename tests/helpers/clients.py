@@ -14,6 +14,7 @@ import functools
 import itertools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from helpers.server import RunningServer
@@ -160,9 +161,9 @@ class People:
 
 @contextlib.asynccontextmanager
 async def people(
-    server: RunningServer, kind: str = "websockets", browser: Browser | None = None
+    server: RunningServer, kind: str = "websockets", browser: Browser | None = None, trusted: Path | None = None
 ) -> AsyncIterator[People]:
-    async with sockets(kind, server, browser) as opener:
+    async with sockets(kind, server, browser, trusted) as opener:
         yield People(server, opener, kind)
 
 

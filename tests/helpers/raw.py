@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import socket
+import ssl
 import struct
 import zlib
 from typing import Any
@@ -40,7 +41,8 @@ def inflated(payload: bytes) -> bytes:
 
 class RawClient:
     """`receive_buffer` bounds what the kernel takes for us while we do not read. `extensions` is a header's value,
-    `headers` are whole lines. Messages that come compressed are inflated, as if no context were taken over."""
+    `headers` are whole lines, `tls` is for a server that speaks it. Messages that come compressed are inflated, as if
+    no context were taken over."""
 
     def __init__(
         self,
@@ -49,12 +51,15 @@ class RawClient:
         receive_buffer: int | None = None,
         extensions: str | None = None,
         headers: str = "",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.connect(("127.0.0.1", port))
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self._buffer = b""
         self._headers = headers
         self._extensions = f"Sec-WebSocket-Extensions: {extensions}\r\n" if extensions is not None else ""

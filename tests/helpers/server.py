@@ -3,8 +3,9 @@
     with started_server(workers=4, jwt_secret=SECRET) as server:        # also: async with running_server(…)
         server.url, server.worker_pids(), server.log_text()
 
-Keyword arguments are flags: `max_room_members=5` is `--max-room-members 5`, True is the bare flag. Everything that was
-started is ended by pid, also when the test fails; then the log is printed.
+Keyword arguments are flags: `max_room_members=5` is `--max-room-members 5`, True is the bare flag. `tls=context` is
+none: it is what the helpers connect with where flags make the server speak TLS. Everything that was started is ended by
+pid, also when the test fails; then the log is printed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -40,17 +42,25 @@ def wait_until(fact: Callable[[], bool], what: str, timeout_s: float = 15.0) -> 
 
 
 class RunningServer:
-    def __init__(self, process: subprocess.Popen[bytes], log: Path, secret: str | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], log: Path, secret: str | None, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.process = process
         self.pid = process.pid
         self.log = log
         self.port = 0
         self.control_socket = Path()
+        self.tls = tls
         self._secret = secret
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws"
+        return f"wss://localhost:{self.port}/ws" if self.tls else f"ws://127.0.0.1:{self.port}/ws"
+
+    @property
+    def origin(self) -> str:
+        """Of the pages it serves."""
+        return f"https://localhost:{self.port}" if self.tls else f"http://127.0.0.1:{self.port}"
 
     def token(self, user: str, **claims: Any) -> str:
         assert self._secret is not None, "this server has no key"
@@ -66,7 +76,7 @@ class RunningServer:
     def get(self, path: str) -> tuple[int, bytes]:
         """Status and body of a plain HTTP request."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(self.origin + path, timeout=5, context=self.tls) as response:
                 return response.status, response.read()
         except urllib.error.HTTPError as error:
             with error:
@@ -130,7 +140,7 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def started_server(workers: int = 2, **flags: Any) -> Iterator[RunningServer]:
+def started_server(workers: int = 2, tls: ssl.SSLContext | None = None, **flags: Any) -> Iterator[RunningServer]:
     """`jwt_secret=…` makes `server.token` work; `data_dir` is `none` unless given."""
     arguments = {
         "host": "127.0.0.1",
@@ -151,7 +161,7 @@ def started_server(workers: int = 2, **flags: Any) -> Iterator[RunningServer]:
                 stderr=sink,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
-        server = RunningServer(process, log, flags.get("jwt_secret"))
+        server = RunningServer(process, log, flags.get("jwt_secret"), tls)
         server.control_socket = Path(str(arguments["control_socket"]))
         try:
             server.wait_until_ready()

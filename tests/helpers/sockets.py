@@ -6,6 +6,9 @@
 
 `receive_text` raises `Closed` (with the close code) once the connection is gone. Node and Chromium run elsewhere: many
 sockets share one process there, and `_RemoteHost` tells them apart by number.
+
+For a server with TLS, `sockets(kind, server, browser, trusted)` takes the PEM file of its certificate. Chromium reads
+no such file: it is started as `started_browser(trusted)`, and then trusts the certificate's key.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
+from helpers.certificates import key_hash
 from helpers.server import RunningServer, wait_until
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
@@ -133,23 +138,31 @@ class _RemoteHost:
 
 
 @contextlib.asynccontextmanager
-async def sockets(kind: str, server: RunningServer, browser: Browser | None = None) -> AsyncIterator[OpenSocket]:
+async def sockets(
+    kind: str, server: RunningServer, browser: Browser | None = None, trusted: Path | None = None
+) -> AsyncIterator[OpenSocket]:
     """What opens sockets of `kind`; those still open at the end are closed. `browser` is needed for "chromium"."""
     async with contextlib.AsyncExitStack() as stack:
         opened: list[Socket] = []
         if kind == "websockets":
-            open_one = _open_websockets
+
+            async def open_one(url: str) -> Socket:
+                # No bound on what nobody has read yet: a full queue would also keep the Close frame from being read.
+                return WebsocketsSocket(
+                    await connect(url, subprotocols=["tusk.v1"], max_queue=None, ssl=server.tls)  # type: ignore[list-item]
+                )
         elif kind == "aiohttp":
             session = await stack.enter_async_context(aiohttp.ClientSession())
 
             async def open_one(url: str) -> Socket:
                 # The others offer compression by themselves; aiohttp wants to be asked.
-                return AiohttpSocket(await session.ws_connect(url, protocols=["tusk.v1"], compress=15))
+                tls = server.tls or True
+                return AiohttpSocket(await session.ws_connect(url, protocols=["tusk.v1"], compress=15, ssl=tls))
         elif kind == "node":
-            open_one = (await stack.enter_async_context(_node())).open
+            open_one = (await stack.enter_async_context(_node(trusted))).open
         else:
             assert browser is not None, "a test with Chromium needs the fixture `browser`"
-            open_one = (await stack.enter_async_context(_page(browser, f"http://127.0.0.1:{server.port}/health"))).open
+            open_one = (await stack.enter_async_context(_page(browser, f"{server.origin}/health"))).open
 
         async def open_and_remember(url: str) -> Socket:
             socket = await open_one(url)
@@ -161,18 +174,18 @@ async def sockets(kind: str, server: RunningServer, browser: Browser | None = No
             await socket.close()
 
 
-async def _open_websockets(url: str) -> Socket:
-    # No bound on what nobody has read yet: a full queue would also keep the Close frame from being read.
-    return WebsocketsSocket(await connect(url, subprotocols=["tusk.v1"], max_queue=None))  # type: ignore[list-item]
-
-
 @contextlib.asynccontextmanager
-async def _node() -> AsyncIterator[_RemoteHost]:
+async def _node(trusted: Path | None) -> AsyncIterator[_RemoteHost]:
     node = shutil.which("node")
     assert node is not None, "node is needed for this test"
     assert (NODE_CLIENT.parent / "node_modules" / "ws").is_dir(), "run: npm ci --prefix tests/node"
     process = await asyncio.create_subprocess_exec(
-        node, str(NODE_CLIENT), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=2**24
+        node,
+        str(NODE_CLIENT),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**24,
+        env={**os.environ, **({"NODE_EXTRA_CA_CERTS": str(trusted)} if trusted else {})},
     )
     stdin, stdout = process.stdin, process.stdout
     assert stdin is not None
@@ -220,7 +233,8 @@ class Browser:
 
 
 @contextlib.contextmanager
-def started_browser() -> Iterator[Browser]:
+def started_browser(trusted: Path | None = None) -> Iterator[Browser]:
+    """`trusted`: a certificate, whose key is believed whoever shows it."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     assert chromium is not None, "chromium is needed for this test"
     with tempfile.TemporaryDirectory(prefix="tuskws-browser-", ignore_cleanup_errors=True) as profile:
@@ -236,6 +250,7 @@ def started_browser() -> Iterator[Browser]:
                 "--disable-background-networking",
                 "--disable-component-update",
                 "--disable-sync",
+                *([f"--ignore-certificate-errors-spki-list={key_hash(trusted)}"] if trusted else []),
                 f"--user-data-dir={profile}",
                 "--remote-debugging-port=0",
                 "about:blank",

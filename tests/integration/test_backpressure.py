@@ -1,11 +1,16 @@
-"""Members that do not read: what they get later is right, they are cut off at the bound, nobody else is harmed."""
+"""Members that do not read: what they get later is right, they are cut off at the bound, nobody else is harmed.
+
+Over plain sockets, where the server writes past its transport, and over TLS, where it cannot.
+"""
 
 from __future__ import annotations
 
 import select
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from helpers.certificates import make_pair, trusting
 from helpers.raw import RawClient
 from helpers.server import RunningServer, started_server
 
@@ -14,14 +19,25 @@ QUEUE_BYTES = 256 * 1024
 PAYLOAD = 12_000
 
 
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def transport(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What makes a server speak it, and clients."""
+    if request.param == "plain":
+        return {}
+    pair = make_pair(tmp_path_factory.mktemp("tls"), "server")
+    return {"tls": trusting(pair.certificate), "ssl_cert": pair.certificate, "ssl_key": pair.key}
+
+
 @pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with started_server(workers=1, disable_rate_limiting=True, queue_bytes_max=QUEUE_BYTES, history_bytes=0) as running:
+def server(transport: dict[str, Any]) -> Iterator[RunningServer]:
+    with started_server(
+        workers=1, disable_rate_limiting=True, queue_bytes_max=QUEUE_BYTES, history_bytes=0, **transport
+    ) as running:
         yield running
 
 
 def member(server: RunningServer, room: str, receive_buffer: int | None = None) -> RawClient:
-    client = RawClient(server.port, receive_buffer=receive_buffer)
+    client = RawClient(server.port, receive_buffer=receive_buffer, tls=server.tls)
     client.send({"type": "join_room", "room": room})
     client.expect("room_joined")
     return client
@@ -71,9 +87,11 @@ def test_who_does_not_read_is_closed_4008_and_the_others_miss_nothing(server: Ru
         assert 0 < offset < 600
 
 
-def test_a_reader_that_makes_no_progress_is_cut_off_by_age() -> None:
+def test_a_reader_that_makes_no_progress_is_cut_off_by_age(transport: dict[str, Any]) -> None:
     with (
-        started_server(workers=1, disable_rate_limiting=True, queue_bytes_max="64MiB", queue_age_max="1s") as server,
+        started_server(
+            workers=1, disable_rate_limiting=True, queue_bytes_max="64MiB", queue_age_max="1s", **transport
+        ) as server,
         member(server, "age", receive_buffer=4096) as slow,
         member(server, "age") as publisher,
     ):

@@ -1,147 +1,239 @@
-"""TLS on real sockets: who gets in, what a reload changes, and how what is no TLS ends. Certificates are made here."""
+"""TLS on real sockets: clients of every kind, who gets in and who does not, and that an end leaves nothing behind."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import os
-import signal
 import socket
 import ssl
+import struct
 import subprocess
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.raw import RawClient
-from helpers.server import RunningServer, wait_until
-from helpers.server import started_server as started
-from websockets.asyncio.client import connect
+from helpers.certificates import Pair, make_pair, trusting, unverifying
+from helpers.clients import on_loop, people
+from helpers.raw import RawClient, masked
+from helpers.server import RunningServer, started_server, wait_until
+from helpers.sockets import KINDS, Browser, started_browser
+
+LONG = "x" * 15_000
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 
 
-def make_pair(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for localhost, and its key."""
-    certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(key), "-out", str(certificate), "-days", "30", "-subj", f"/CN={name}"),
-            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(tmp_path_factory.mktemp("tls"), "server")
 
 
-def trusting(certificate: Path) -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=str(certificate))
+@pytest.fixture(scope="module")
+def server(pair: Pair) -> Iterator[RunningServer]:
+    with started_server(
+        workers=2,
+        tls=trusting(pair.certificate),
+        ssl_cert=pair.certificate,
+        ssl_key=pair.key,
+        disable_rate_limiting=True,
+    ) as running:
+        yield running
+        assert "Traceback" not in running.log_text(), running.log_text()
 
 
-def shown_by(port: int) -> bytes:
-    """The certificate the server shows to a new connection."""
-    anyone = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    anyone.check_hostname, anyone.verify_mode = False, ssl.CERT_NONE
-    with socket.create_connection(("127.0.0.1", port), 10) as raw, anyone.wrap_socket(raw) as secured:
-        found = secured.getpeercert(binary_form=True)
-        assert found is not None
-        return found
+@pytest.fixture(scope="module")
+def trusting_browser(pair: Pair) -> Iterator[Browser]:
+    with started_browser(pair.certificate) as running:
+        yield running
 
 
-class Secured:
-    def __init__(self, server: RunningServer, certificate: Path, key: Path) -> None:
-        self.server, self.certificate, self.key = server, certificate, key
-
-    @property
-    def url(self) -> str:
-        return f"wss://localhost:{self.server.port}/ws"
+# -- clients -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def secured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Secured]:
-    certificate, key = make_pair(tmp_path, "first")
-    # The helper asks for readiness over plain HTTP, which this server does not speak.
-    monkeypatch.setattr(RunningServer, "wait_until_ready", wait_until_it_serves)
-    with started(workers=2, ssl_cert=str(certificate), ssl_key=str(key), disable_rate_limiting=True) as server:
-        yield Secured(server, certificate, key)
+@pytest.mark.parametrize("kind", KINDS)
+def test_clients_talk_across_workers_and_a_long_message_arrives_whole(
+    kind: str, server: RunningServer, pair: Pair, request: pytest.FixtureRequest
+) -> None:
+    browser = request.getfixturevalue("trusting_browser") if kind == "chromium" else None
 
-
-def wait_until_it_serves(server: RunningServer) -> None:
-    def is_serving() -> bool:
-        if "serving wss://" not in server.log_text():
-            return False
-        server.port = int(server.log_text().split("serving wss://127.0.0.1:")[1].split()[0])
-        return True
-
-    wait_until(is_serving, "a line that says where it serves")
-
-
-def test_clients_talk_across_workers_and_a_long_message_arrives_whole(secured: Secured) -> None:
+    @on_loop
     async def talk() -> None:
-        context = trusting(secured.certificate)
-        clients = [await connect(secured.url, ssl=context, max_size=None) for _ in range(6)]
-        for client in clients:
-            await client.send('{"type":"join_room","room":"r"}')
-            while '"type":"room_joined"' not in str(await client.recv()):
-                pass
-        text = "x" * 15_000
-        for n in range(20):
-            await clients[0].send(f'{{"type":"broadcast","room":"r","message":"{n} {text}"}}')
-        for client in clients:
-            seen = []
-            while len(seen) < 20:
-                message = str(await asyncio.wait_for(client.recv(), 10))
-                if '"type":"room_message"' in message:
-                    seen.append(message)
-            assert all(f'"message":"{n} {text}"' in message for n, message in enumerate(seen))
-            await client.close()
+        async with people(server, kind, browser, pair.certificate) as them:
+            clients = [await them.connect() for _ in range(6)]
+            for client in clients:
+                assert (await client.request("join_room", room=kind))["type"] == "room_joined"
+            for n in range(20):
+                reply = await clients[0].request("broadcast", room=kind, message=f"{n} {LONG}")
+                assert reply["type"] == "ack", reply
+            for client in clients:
+                for n in range(20):
+                    push = await client.expect("room_message", room=kind)
+                    assert (push["offset"], push["message"]) == (n + 1, f"{n} {LONG}")
 
-    asyncio.run(talk())
+    talk()
 
 
-def test_a_reload_serves_the_new_pair_and_a_bad_one_changes_nothing(secured: Secured, tmp_path: Path) -> None:
-    first = shown_by(secured.server.port)
-    second, second_key = make_pair(tmp_path, "second")
-    secured.certificate.write_bytes(second.read_bytes())
-    os.kill(secured.server.pid, signal.SIGHUP)
-    wait_until(
-        lambda: "certificate is left as it was" in secured.server.log_text(), "a word about the pair that does not fit"
+def s_client(port: int, *arguments: str, typed: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """OpenSSL's own client; it types `typed` and reads until the server ends the connection."""
+    return subprocess.run(
+        ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-servername", "localhost", *arguments],
+        input=typed,
+        capture_output=True,
+        timeout=15,
+        check=False,
     )
-    assert shown_by(secured.server.port) == first
-    secured.key.write_bytes(second_key.read_bytes())
-    os.kill(secured.server.pid, signal.SIGHUP)
-    wait_until(lambda: shown_by(secured.server.port) != first, "the new certificate")
-    assert "Traceback" not in secured.server.log_text()
 
 
-def test_no_handshake_fails_while_certificates_are_swapped(secured: Secured, tmp_path: Path) -> None:
-    pairs = [(secured.certificate.read_bytes(), secured.key.read_bytes())]
-    pairs.append(tuple(path.read_bytes() for path in make_pair(tmp_path, "other")))  # type: ignore[arg-type]
-    seen = set()
-    for n in range(200):
-        if n % 20 == 0:
-            certificate, key = pairs[n // 20 % 2]
-            secured.key.write_bytes(key)
-            secured.certificate.write_bytes(certificate)
-            os.kill(secured.server.pid, signal.SIGHUP)
-        seen.add(shown_by(secured.server.port))
-    assert len(seen) == 2
+@pytest.mark.parametrize(("flag", "version"), [("-tls1_2", b"TLSv1.2"), ("-tls1_3", b"TLSv1.3")])
+def test_s_client_is_shown_the_certificate_and_may_speak_websocket(
+    flag: str, version: bytes, server: RunningServer, pair: Pair
+) -> None:
+    done = s_client(
+        *(server.port, flag, "-CAfile", str(pair.certificate), "-verify_return_error"),
+        *("-alpn", "h2,http/1.1", "-ign_eof", "-nocommands"),
+        typed=UPGRADE + masked(struct.pack("!H", 1000), opcode=8),
+    )
+    assert b"Verification: OK" in done.stdout, done.stdout + done.stderr
+    assert pair.certificate.read_bytes().strip() in done.stdout
+    assert b"ALPN protocol: http/1.1" in done.stdout
+    assert version in done.stdout
+    assert b"HTTP/1.1 101 Switching Protocols" in done.stdout
+    assert b'"type":"welcome"' in done.stdout
+    assert b"\x88\x02\x03\xe8" in done.stdout, "the Close was not answered"
 
 
-def test_an_old_version_and_plain_http_are_refused_without_a_traceback(secured: Secured) -> None:
-    with socket.create_connection(("127.0.0.1", secured.server.port), 10) as raw:
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["-tls1_1", "-cipher", "ALL:@SECLEVEL=0"], id="TLS 1.1"),
+        pytest.param(["-tls1_2", "-cipher", "AES128-SHA"], id="neither forward secrecy nor authenticated encryption"),
+    ],
+)
+def test_s_client_is_refused(arguments: list[str], server: RunningServer) -> None:
+    done = s_client(server.port, *arguments)
+    assert done.returncode != 0
+    assert b"Cipher is (NONE)" in done.stdout
+
+
+def test_no_session_is_renegotiated(server: RunningServer) -> None:
+    done = s_client(server.port, "-tls1_2", typed=b"R\n")  # how s_client is told to ask for it
+    assert b"Cipher is ECDHE" in done.stdout
+    assert b"no renegotiation" in done.stderr
+
+
+def test_a_client_without_http_1_1_gets_no_alpn(server: RunningServer) -> None:
+    assert b"No ALPN negotiated" in s_client(server.port, "-alpn", "h2").stdout
+
+
+def test_plain_http_is_no_tls_and_costs_itself(server: RunningServer) -> None:
+    failed = server.figure("tls_failed")
+    with socket.create_connection(("127.0.0.1", server.port), 10) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert b"HTTP/1.1 200" not in raw.recv(1000)
-    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
-    old.set_ciphers("ALL:@SECLEVEL=0")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with socket.create_connection(("127.0.0.1", secured.server.port), 10) as raw, pytest.raises(ssl.SSLError):
-        old.wrap_socket(raw)
-    assert shown_by(secured.server.port)
-    assert "Traceback" not in secured.server.log_text()
+        assert b"HTTP" not in raw.recv(1000)
+    wait_until(lambda: server.figure("tls_failed") > failed, "the failure in the figures")
+    assert server.get("/livez")[0] == 200
+
+
+def test_who_is_slow_in_the_tls_handshake_is_ended_by_the_same_deadline_as_a_slow_request(pair: Pair) -> None:
+    with (
+        started_server(
+            *(1, trusting(pair.certificate)), ssl_cert=pair.certificate, ssl_key=pair.key, connection_timeout="1s"
+        ) as server,
+        socket.create_connection(("127.0.0.1", server.port), 10) as raw,
+    ):
+        assert raw.recv(1) == b""
+        wait_until(lambda: server.figure("refused_timeout") == 1, "the figure")
+
+
+# -- client certificates -----------------------------------------------------------------------------------------------
+
+
+def test_only_clients_with_a_certificate_of_the_right_authority_are_served(pair: Pair, tmp_path: Path) -> None:
+    authority, stranger = make_pair(tmp_path, "authority"), make_pair(tmp_path, "stranger")
+    member = make_pair(tmp_path, "member", signer=authority)
+    forged = make_pair(tmp_path, "forged", signer=stranger)
+    with started_server(
+        *(1, trusting(pair.certificate, member)),
+        ssl_cert=pair.certificate,
+        ssl_key=pair.key,
+        ssl_ca_certs=authority.certificate,
+    ) as server:
+        for shown in (None, forged):
+            # Under TLS 1.3 a client is through with its handshake before the server has seen its certificate.
+            with pytest.raises((ssl.SSLError, ConnectionError, EOFError)):
+                RawClient(server.port, tls=trusting(pair.certificate, shown))
+        wait_until(lambda: server.figure("tls_failed") == 2, "both in the figures")
+        with RawClient(server.port, tls=trusting(pair.certificate, member)) as client:
+            assert client.expect("welcome")
+        assert "Traceback" not in server.log_text()
+
+
+# -- ends --------------------------------------------------------------------------------------------------------------
+
+
+def reset(sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    # Closing an SSLSocket sends nothing by itself.
+    sock.close()
+
+
+def end_in_every_way(server: RunningServer) -> None:
+    """Connections that end: before, in and after the TLS handshake, in the request, and upgraded."""
+    address = ("127.0.0.1", server.port)
+    socket.create_connection(address).close()
+    with socket.create_connection(address) as begun:
+        begun.sendall(b"\x16\x03\x01\x02\x00\x01\x00")  # a hello of 512 bytes that stops here
+    unverifying().wrap_socket(socket.create_connection(address)).close()
+    asking = unverifying().wrap_socket(socket.create_connection(address))
+    asking.sendall(UPGRADE[:50])
+    reset(asking)
+    upgraded = [RawClient(server.port, tls=server.tls) for _ in range(4)]
+    for client in upgraded:
+        client.expect("welcome")
+    told, cut, aborted, polite = (client.socket for client in upgraded)
+    assert isinstance(told, ssl.SSLSocket)
+    # close_notify, the server's own awaited; a FIN alone; a reset; a closing handshake.
+    with contextlib.suppress(ssl.SSLError):
+        told.unwrap()
+    told.close()
+    cut.close()
+    reset(aborted)
+    polite.sendall(masked(struct.pack("!H", 1000), opcode=8))
+    assert upgraded[3].close_code() == 1000
+    polite.close()
+
+
+def test_no_end_of_a_connection_leaves_anything_behind(pair: Pair) -> None:
+    def descriptors() -> int:
+        return len(os.listdir(f"/proc/{server.worker_pids()[0]}/fd"))
+
+    with started_server(
+        *(1, trusting(pair.certificate)),
+        ssl_cert=pair.certificate,
+        ssl_key=pair.key,
+        # What an end did not give back would be missing in the third round.
+        max_connections_per_ip=8,
+        max_connections=8,
+    ) as server:
+        end_in_every_way(server)
+        before = -1
+        for _ in range(3):
+            wait_until(lambda: server.figure("connections_current") == 0, "no connections")
+            found = descriptors()
+            assert before in (-1, found)
+            before = found
+            end_in_every_way(server)
+        wait_until(lambda: server.figure("connections_current") == 0, "no connections in the end")
+        assert (descriptors(), server.figure("sessions"), server.figure("queued_bytes")) == (before, 0, 0)
+        assert (server.figure("refused_per_ip"), server.figure("refused_total")) == (0, 0)
+        # The two that never finished their TLS handshake, in four rounds.
+        assert server.figure("tls_failed") == 8
+        assert "Traceback" not in server.log_text(), server.log_text()
+
+
+# -- in front of us ----------------------------------------------------------------------------------------------------
 
 
 def test_only_a_trusted_proxy_is_believed() -> None:
@@ -154,7 +246,7 @@ def test_only_a_trusted_proxy_is_believed() -> None:
         second.close()
         return found
 
-    with started(workers=1, max_connections_per_ip=1) as server:
+    with started_server(workers=1, max_connections_per_ip=1) as server:
         assert statuses(server) == [b"101", b"429"]
-    with started(workers=1, max_connections_per_ip=1, forwarded_allow_ips="127.0.0.1") as server:
+    with started_server(workers=1, max_connections_per_ip=1, forwarded_allow_ips="127.0.0.1") as server:
         assert statuses(server) == [b"101", b"101"]
