@@ -36,22 +36,14 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--default-limits",
         action="store_true",
-        help="not the conformance profile: what is over the limits must be closed 1008 or 1009, all else must pass",
+        help="not the conformance profile: the floods of fragments must be closed 1008, all else must pass",
     )
     return parser.parse_args(arguments)
 
 
-def chosen_sections(given: str, default_limits: bool) -> list[int]:
-    if given:
-        return [int(section) for section in given.split(",")]
-    if default_limits:
-        return list(BASIC)
-    return [*BASIC, *COMPRESSION]
-
-
 def main(arguments: list[str]) -> int:
     options = parsed(arguments)
-    sections = chosen_sections(options.sections, options.default_limits)
+    sections = [int(section) for section in options.sections.split(",")] if options.sections else [*BASIC, *COMPRESSION]
     passed = True
     for runner in [options.runner] if options.runner else sorted(RUNNERS):
         # Compression has a server of its own: the other sections are judged as most clients will meet it.

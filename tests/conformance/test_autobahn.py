@@ -34,7 +34,7 @@ def test_every_compressed_case_passes_with_contexts_of_its_own() -> None:
     assert not run.faults
 
 
-def test_with_default_limits_only_what_is_over_them_is_refused_and_with_the_right_code() -> None:
+def test_with_default_limits_only_the_fragment_floods_differ_and_end_with_their_code() -> None:
     assert not examine("kosoku", (9, 10), default_limits=True).faults
 
 

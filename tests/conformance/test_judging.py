@@ -7,9 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.autobahn import SECTIONS, Limits, Verdict, code_beyond, faults, read_index
-
-LIMITS = Limits(message_max=65_536, fragments_max=1_024)
+from helpers.autobahn import FRAGMENT_FLOODS, SECTIONS, Verdict, faults, read_index
 
 
 def passed(*sections: int) -> list[Verdict]:
@@ -51,37 +49,13 @@ def test_three_cases_may_be_told_late() -> None:
     assert faults([replace(verdict, behavior="NON-STRICT") for verdict in run[:3]] + run[3:], (6,)) == []
 
 
-@pytest.mark.parametrize(
-    ("case", "code"),
-    [
-        ("1.1.1", None),
-        ("9.1.1", None),
-        ("9.1.2", 1009),
-        ("9.3.1", 1008),  # 1,024 fragments of 64 bytes are exactly as big as a message may be
-        ("9.3.2", 1009),
-        ("9.3.9", 1009),
-        ("9.4.1", 1008),
-        ("9.6.6", 1009),
-        ("9.7.1", None),
-    ],
-)
-def test_the_limits_say_which_cases_end_early_and_how(case: str, code: int | None) -> None:
-    assert code_beyond(case, LIMITS) == code
-
-
-def test_only_the_fragment_floods_are_over_limits_that_let_16_mib_pass() -> None:
-    sizes = {1: 6, 2: 6, 3: 9, 4: 9, 5: 6, 6: 6}
-    cases = [f"9.{group}.{n}" for group, size in sizes.items() for n in range(1, size + 1)]
-    limits = Limits(message_max=16 * 1024**2, fragments_max=4_096)
-    assert [case for case in cases if code_beyond(case, limits)] == ["9.3.1", "9.3.2", "9.4.1", "9.4.2"]
-
-
-def test_a_case_over_the_limits_must_be_refused_with_its_code() -> None:
+def test_a_fragment_flood_must_be_refused_with_its_code() -> None:
     run = passed(9)
-    refused = replace(run[0], case="9.1.2", behavior="FAILED", close="FAILED", close_code=1009)
-    assert faults([refused, *run[1:]], (9,), LIMITS) == []
-    assert faults([replace(refused, close_code=1011), *run[1:]], (9,), LIMITS)
-    assert faults([replace(refused, behavior="OK", close="OK", close_code=1000), *run[1:]], (9,), LIMITS)
+    refused = replace(run[0], case="9.3.1", behavior="FAILED", close="FAILED", close_code=1008)
+    assert faults([refused, *run[1:]], (9,), FRAGMENT_FLOODS) == []
+    assert faults([replace(refused, close_code=1009), *run[1:]], (9,), FRAGMENT_FLOODS)
+    assert faults([replace(refused, behavior="OK", close="OK", close_code=1000), *run[1:]], (9,), FRAGMENT_FLOODS)
+    assert faults([replace(refused, case="9.3.3"), *run[1:]], (9,), FRAGMENT_FLOODS)
     assert faults([refused, *run[1:]], (9,))
 
 

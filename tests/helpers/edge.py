@@ -32,6 +32,8 @@ from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.protocol.extensions import Policy
 from tuskws_fast.protocol.handshake import Head
 from tuskws_fast.worker.acceptor import Acceptor, AcceptorSettings, Handshake
+from tuskws_fast.worker.echo import Echo
+from tuskws_fast.worker.lane import Lane
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 HEAD = Head(
@@ -49,6 +51,7 @@ HEAD = Head(
 ECHO = replace(HEAD, target=b"/echo")
 SOCKET_BYTES = 1 << 16
 BUFFER_BYTES = 4096
+ECHOES_MAX = 1000
 
 
 class StillLoop:
@@ -384,22 +387,21 @@ class Edge:
         asyncio._set_running_loop(self.loop)  # type: ignore[arg-type]
         self.point = FlushPoint(self.loop.call_soon, queue_bytes_max, queue_messages_max)
         self.limits = Room()
+        lane = Lane(frame_max, fragments_max, self.point, CompressionPool(1, 256, 5, 1e6, 1e6))
+        self.echo = Echo(lane, self.limits, ECHOES_MAX)  # type: ignore[arg-type]
         self.acceptor = Acceptor(
             AcceptorSettings(
                 connection_timeout_s=5.0,
-                frame_max=frame_max,
-                fragments_max=fragments_max,
                 allow_query_token=True,
                 require_auth=False,
                 demo_page=b"<!doctype html>",
-                echo=True,
                 sockets_max=1000,
                 compression=compression,
                 proxies=TrustedProxies(()),
             ),
             ReadBuffer(buffer_bytes),
-            self.point,
-            CompressionPool(1, 256, 5, 1e6, 1e6),
+            lane,
+            self.echo,
             self.limits,  # type: ignore[arg-type]
             origins,
             lambda: verifier,

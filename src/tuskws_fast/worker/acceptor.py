@@ -26,7 +26,7 @@ from typing import Any, cast
 import httptools
 from picows import WSAutoPingStrategy
 from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stub, but its public protocol class
-from tuskws_fast_ext.connection import Connection, FlushPoint
+from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.deflate import Compression, CompressionPool
 from tuskws_fast_ext.gate import Gate, ReadBuffer
 from tuskws_fast_ext.head import read_head
@@ -42,7 +42,8 @@ from tuskws_fast.protocol import extensions, handshake
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.extensions import Agreement, MalformedHeaderError, Policy
 from tuskws_fast.protocol.handshake import Head, Refusal
-from tuskws_fast.worker.echo import ECHO_PATH, EchoSession
+from tuskws_fast.worker.echo import ECHO_PATH, Echo, EchoSession
+from tuskws_fast.worker.lane import Lane
 from tuskws_fast.worker.limits import Limits
 from tuskws_fast.worker.session import Session
 
@@ -64,12 +65,9 @@ PATHS = frozenset({"/", "/ws"})
 @dataclass(frozen=True, slots=True)
 class AcceptorSettings:
     connection_timeout_s: float
-    frame_max: int
-    fragments_max: int
     allow_query_token: bool
     require_auth: bool
     demo_page: bytes | None
-    echo: bool
     sockets_max: int  # of this process: RLIMIT_NOFILE
     compression: Policy | None  # None: off, the header is not looked at
     proxies: TrustedProxies
@@ -83,15 +81,15 @@ class Page:
 
 
 class Acceptor:
-    """`new_session(address)` makes the session of an upgraded connection; `page(path)` serves what is no WebSocket
-    (health), or None."""
+    """`lane` bounds upgraded connections, `new_session(address)` makes their sessions; `echo` is served where there is
+    one; `page(path)` serves what is no WebSocket (health), or None."""
 
     def __init__(
         self,
         settings: AcceptorSettings,
         buffer: ReadBuffer,
-        point: FlushPoint,
-        pool: CompressionPool,
+        lane: Lane,
+        echo: Echo | None,
         limits: Limits,
         origins: OriginPolicy | None,
         verifier: Callable[[], Verifier | None],
@@ -102,8 +100,8 @@ class Acceptor:
     ) -> None:
         self.settings = settings
         self.counters = counters
-        self._point = point
-        self._pool = pool
+        self._lane = lane
+        self._echo = echo
         # Nearly all clients send one of a few headers; negotiating anew costs 7 to 22 us.
         self._agreements: dict[tuple[bytes, ...], Agreement | None] = {}
         self._limits = limits
@@ -172,8 +170,8 @@ class Acceptor:
         if not handshake.wants_upgrade(head):
             attempt.respond(self._plain_answer(path, head.method == "HEAD"))
             return
-        echo = path == ECHO_PATH and self.settings.echo
-        if path not in PATHS and not echo:
+        echo = self._echo if path == ECHO_PATH else None
+        if path not in PATHS and echo is None:
             self.counters.add(Metric.REFUSED_PATH)
             attempt.refuse(Refusal(HTTPStatus.NOT_FOUND))
             return
@@ -190,17 +188,22 @@ class Acceptor:
         if attempt.address in self.settings.proxies:
             attempt.address = self.settings.proxies.client_of(attempt.address, head.all(b"x-forwarded-for"))
             secure = secure or came_by_tls(head.all(b"x-forwarded-proto"))
+        if echo is not None and echo.is_full:
+            self.counters.add(Metric.REFUSED_TOTAL)
+            text = "This worker has all the echoes it may have"
+            attempt.refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, text, _retry_after()))
+            return
         admitted = self._admit(head, query, attempt.address, secure)
         if isinstance(admitted, Refusal):
             attempt.refuse(admitted)
             return
-        if echo:
-            self._upgrade(attempt, head, key, EchoSession(self._limits, attempt.address), agreement)
+        if echo is not None:
+            self._upgrade(attempt, head, key, echo.new_session(attempt.address), agreement, echo.lane)
             return
         session = self._new_session(attempt.address)
         session.address_admitted = True
         session.token_identity = admitted
-        self._upgrade(attempt, head, key, session, agreement)
+        self._upgrade(attempt, head, key, session, agreement, self._lane)
 
     def _agree(self, head: Head) -> Agreement | None:
         """What is agreed on the client's extensions. Raises `MalformedHeaderError`."""
@@ -268,20 +271,21 @@ class Acceptor:
         key: bytes,
         session: Session | EchoSession,
         agreement: Agreement | None,
+        lane: Lane,
     ) -> None:
         """Answer 101 and give the socket to a connection, with the gate in front of it and `session` behind."""
         # JSON's decoder refuses bad UTF-8 by itself; an echo has none.
         check_text = isinstance(session, EchoSession)
         session.connection = Connection(
-            self._point,
+            lane.point,
             session,
-            self.settings.frame_max,
-            self.settings.fragments_max,
+            lane.frame_max,
+            lane.fragments_max,
             check_text,
-            self._compression(agreement, session) if agreement is not None else None,
+            self._compression(lane.pool, agreement, session) if agreement is not None else None,
         )
         transport, behind = attempt.detach()
-        gate = Gate(self._parser, session.connection, self._buffer, self.settings.frame_max)
+        gate = Gate(self._parser, session.connection, self._buffer, lane.frame_max)
         if isinstance(transport, Socket):
             transport.set_protocol(gate)
             fd = transport.fileno()
@@ -293,9 +297,9 @@ class Acceptor:
         if behind:
             gate.feed(behind)
 
-    def _compression(self, agreement: Agreement, session: Session | EchoSession) -> Compression:
+    def _compression(self, pool: CompressionPool, agreement: Agreement, session: Session | EchoSession) -> Compression:
         stranger = isinstance(session, Session) and self.settings.require_auth and session.token_identity is None
-        return self._pool.open(
+        return pool.open(
             agreement.server_takeover,
             agreement.client_takeover,
             agreement.server_window_bits,

@@ -48,9 +48,11 @@ from tuskws_fast.supervisor.child import ChildContext
 from tuskws_fast.supervisor.control import Message
 from tuskws_fast.worker.acceptor import SOCKETS_HARD_SHARE, Acceptor, AcceptorSettings, Page
 from tuskws_fast.worker.commands import Commands, CommandSettings
+from tuskws_fast.worker.echo import Echo
 from tuskws_fast.worker.handlers import Application, Handlers
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.inbox import Inbox
+from tuskws_fast.worker.lane import Lane
 from tuskws_fast.worker.limits import Limits, SharedLimits
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, SessionTimes
@@ -175,16 +177,19 @@ class Worker:
         self._files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._buffer = ReadBuffer(performance.buffer_size)
         self._poller = Poller(self._loop, self._buffer, int(self._files_max * SOCKETS_HARD_SHARE))
-        self._point = FlushPoint(self._poller.call_soon, performance.queue_bytes_max, performance.queue_messages_max)
+        lane = self._lane(limits.max_frame_size, limits.max_fragments, performance.queue_bytes_max, 1.0)
+        self._point = lane.point
         if performance.enable_io_uring and (error := self._point.send_together()):
             log.info("sends go one by one: there is no io_uring here", extra={"reason": os.strerror(error)})
-        self._pool = CompressionPool(
-            performance.compression_level,
-            performance.compression_min_size,
-            performance.compression_memory_level,
-            limits.inflate_rate_limit,
-            limits.inflate_rate_limit_worker,
-        )
+        self._lanes = [lane]
+        echo = None
+        if config.server.echo:
+            size = limits.echo_max_message_size
+            # One whole message may wait beside what may wait for anybody.
+            waiting, share = performance.queue_bytes_max + size, size / limits.max_frame_size
+            echo_lane = self._lane(size, limits.echo_max_fragments, waiting, max(share, 1.0))
+            self._lanes.append(echo_lane)
+            echo = Echo(echo_lane, self._limits, limits.echo_max_connections)
         self._outbox = Outbox(self._poller.call_soon, self._give_up)
         self._hub = Hub(time.time, self._ask_recovery)
         self._inbox = Inbox(
@@ -213,9 +218,25 @@ class Worker:
             if not isinstance(app, Application):
                 raise BootError(f"the application {config.server.app} is a {type(app).__name__}, no WebSocketServer")
             self._commands.handlers = Handlers(app, self._commands, self._loop)
-        self._acceptor = self._poller.owner = self._build_acceptor()
+        self._acceptor = self._poller.owner = self._build_acceptor(lane, echo)
 
-    def _build_acceptor(self) -> Acceptor:
+    def _lane(self, frame_max: int, fragments_max: int, queue_bytes_max: int, inflate_share: float) -> Lane:
+        """`inflate_share`: how many times the budgets for inflating that are configured."""
+        limits, performance = self._config.limits, self._config.performance
+        return Lane(
+            frame_max,
+            fragments_max,
+            FlushPoint(self._poller.call_soon, queue_bytes_max, performance.queue_messages_max),
+            CompressionPool(
+                performance.compression_level,
+                performance.compression_min_size,
+                performance.compression_memory_level,
+                inflate_share * limits.inflate_rate_limit,
+                inflate_share * limits.inflate_rate_limit_worker,
+            ),
+        )
+
+    def _build_acceptor(self, lane: Lane, echo: Echo | None) -> Acceptor:
         config = self._config
         security, performance = config.security, config.performance
         policy = Policy(performance.enable_compression == "dedicated", performance.compression_window_bits)
@@ -224,19 +245,16 @@ class Worker:
         return Acceptor(
             AcceptorSettings(
                 config.timeouts.connection_timeout,
-                config.limits.max_frame_size,
-                config.limits.max_fragments,
                 security.allow_query_token,
                 security.require_auth,
                 demo.read_bytes() if demo is not None else None,
-                config.server.echo,
                 self._files_max,
                 policy if performance.enable_compression != "off" else None,
                 TrustedProxies(security.forwarded_allow_ips),
             ),
             self._buffer,
-            self._point,
-            self._pool,
+            lane,
+            echo,
             self._limits,
             origins,
             lambda: self._commands.verifier,
@@ -445,7 +463,8 @@ class Worker:
         for session in self._wheel.advance(now):
             if session.look_at <= now and session.on_timer(now, wall, self._times):
                 self._file(session)
-        self._point.expire(now, self._config.performance.queue_age_max)
+        for lane in self._lanes:
+            lane.point.expire(now, self._config.performance.queue_age_max)
         self._acceptor.expire(now, self._poller.overdue(now - self._config.timeouts.connection_timeout))
         self._publish_figures()
         self._context.beat()
@@ -453,22 +472,23 @@ class Worker:
 
     def _publish_figures(self) -> None:
         """What compiled code counted, brought into the shared counters (at most a second old there)."""
-        point, pool, counters = self._point, self._pool, self._context.counters
+        counters = self._context.counters
+        points, pools = [lane.point for lane in self._lanes], [lane.pool for lane in self._lanes]
         grown = {
-            Metric.BYTES_IN: point.bytes_in,
-            Metric.BYTES_OUT: point.bytes_out,
-            Metric.TOO_SLOW_CLOSED: point.too_slow,
+            Metric.BYTES_IN: sum(point.bytes_in for point in points),
+            Metric.BYTES_OUT: sum(point.bytes_out for point in points),
+            Metric.TOO_SLOW_CLOSED: sum(point.too_slow for point in points),
             Metric.DELIVERIES: self._hub.deliveries,
             Metric.GAPS_SENT: self._hub.gaps,
             Metric.RING_OVERRUN: self._hub.holes,
             Metric.MESSAGES_RECEIVED: self._commands.received,
             Metric.REPLIES_SENT: self._commands.replies,
-            Metric.PROTOCOL_ERRORS: point.protocol_errors,
-            Metric.INFLATED_MESSAGES: pool.inflated_messages,
-            Metric.INFLATED_BYTES: pool.inflated_bytes,
-            Metric.INFLATE_BUDGET_CLOSED: pool.budget_closed,
-            Metric.DEFLATED_MESSAGES: pool.scratch.deflated_messages,
-            Metric.DEFLATED_BYTES: pool.scratch.deflated_bytes,
+            Metric.PROTOCOL_ERRORS: sum(point.protocol_errors for point in points),
+            Metric.INFLATED_MESSAGES: sum(pool.inflated_messages for pool in pools),
+            Metric.INFLATED_BYTES: sum(pool.inflated_bytes for pool in pools),
+            Metric.INFLATE_BUDGET_CLOSED: sum(pool.budget_closed for pool in pools),
+            Metric.DEFLATED_MESSAGES: sum(pool.scratch.deflated_messages for pool in pools),
+            Metric.DEFLATED_BYTES: sum(pool.scratch.deflated_bytes for pool in pools),
             Metric.RECORDS_FAILED: self._inbox.failed,
         }
         for metric, value in grown.items():
@@ -479,7 +499,8 @@ class Worker:
         counters.set(Metric.LIMIT_SLOTS_LOST, self._limits.slots_lost if self._context.slot == 0 else 0)
         if self._certificates is not None and self._context.slot == 0:
             counters.set(Metric.TLS_NOT_AFTER, int(self._certificates.not_after.timestamp()))
-        counters.set(Metric.QUEUED_BYTES, sum(c.queued_bytes + c.held_bytes for c in point.blocked))
+        blocked = [connection for point in points for connection in point.blocked]
+        counters.set(Metric.QUEUED_BYTES, sum(c.queued_bytes + c.held_bytes for c in blocked))
 
     # -- health --------------------------------------------------------------------------------------------------------
 
