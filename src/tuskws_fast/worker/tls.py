@@ -42,6 +42,21 @@ OUTGOING_BYTES = 2 * (16 * 1024 + 64)
 _OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+class Transport(SSLTransport_Socket):  # type: ignore[misc]  # compiled, without types
+    """aiofastnet's, which also sees a reset that comes right behind data.
+
+    It reads until a read is not filled and leaves the rest to the loop's next call. But of a socket in error uvloop
+    tells once and never again (libuv stops polling it), so the connection stayed until somebody wrote to it: a
+    heartbeat later, or never. Reading once more finds the error. It costs a system call each time data comes.
+    """
+
+    __slots__ = ()
+
+    def _read_ready(self) -> None:
+        super()._read_ready()
+        super()._read_ready()
+
+
 class TlsListener:
     """Serves `sock` until `close`. `context()` is what the next connection begins with."""
 
@@ -100,7 +115,7 @@ class TlsListener:
         done = self._loop.create_future()
         done.add_done_callback(lambda done: self._on_handshake_done(attempt, done))
         try:
-            attempt.transport = SSLTransport_Socket(
+            attempt.transport = Transport(
                 self._loop,
                 attempt,
                 self._context(),
