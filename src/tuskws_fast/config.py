@@ -264,6 +264,13 @@ class Performance:
     queue_age_max: float = option(
         10.0, Kind.DURATION, "How long a message may wait for one slow connection.", least=0.1
     )
+    room_tick: float = option(
+        0.002,
+        Kind.DURATION,
+        "How long a busy room of 32 members and more waits for more to send with.",
+        least=0,
+        most=0.1,
+    )
     enable_io_uring: bool = option(
         True, Kind.SWITCH, "Send a fan-out with few system calls, where the kernel and its sandbox allow it."
     )

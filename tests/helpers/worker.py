@@ -131,7 +131,7 @@ class Desk:
         self.outbox.link = self.line  # type: ignore[assignment]
         self.sessions: dict[int, Session] = {}
         self.watchers: set[Session] = set()
-        self.hub = Hub(lambda: self.wall, lambda *position: None)
+        self.hub = Hub(lambda: self.wall, lambda *position: None, 0.0, lambda delay, callback: None, lambda: self.now)
         self.commands = Commands(
             CommandSettings(require_auth, message_max, 30.0, "tuskws-fast/test"),
             self.outbox,

@@ -191,7 +191,7 @@ class Worker:
             self._lanes.append(echo_lane)
             echo = Echo(echo_lane, self._limits, limits.echo_max_connections)
         self._outbox = Outbox(self._poller.call_soon, self._give_up)
-        self._hub = Hub(time.time, self._ask_recovery)
+        self._hub = Hub(time.time, self._ask_recovery, performance.room_tick, self._loop.call_later, time.monotonic)
         self._inbox = Inbox(
             self._hub, self._outbox, self._sessions, self._watchers, time.time, config.security.escape_html
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from tuskws_fast_ext.connection import Connection, FlushPoint
 
 from tuskws_fast.protocol import codec
-from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.hub import TICK_MEMBERS_MIN, Hub
 
 
 class Owner:
@@ -16,9 +18,17 @@ class Owner:
 class Node:
     """A hub with connections that queue but are never flushed: what waits is what each would be sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, tick_s: float = 0.0) -> None:
         self.asked: list[tuple[str, str, int]] = []
-        self.hub = Hub(lambda: 1.0, lambda *position: self.asked.append(position))
+        self.now = 100.0
+        self.ticks: list[tuple[float, Callable[[], None]]] = []
+        self.hub = Hub(
+            lambda: 1.0,
+            lambda *position: self.asked.append(position),
+            tick_s,
+            lambda delay, callback: self.ticks.append((self.now + delay, callback)),
+            lambda: self.now,
+        )
         self.point = FlushPoint(lambda callback: None, 1 << 20, 1000)
 
     def member(self, room: str = "r", offset: int = 0) -> Connection:
@@ -141,3 +151,49 @@ def test_an_empty_room_is_forgotten(node: Node) -> None:
     assert node.hub.rooms == {}
     node.publish(1)
     assert got(one) == []
+
+
+def test_a_busy_room_of_many_sends_at_once_and_then_once_a_tick() -> None:
+    node = Node(tick_s=0.002)
+    member = [node.member() for _ in range(TICK_MEMBERS_MIN)][-1]
+    node.publish(1)
+    assert got(member) == ["<1>"]
+    node.now += 0.001
+    node.publish(2)
+    node.publish(3)
+    assert got(member) == ["<1>"]
+    [(due, tick)] = node.ticks
+    assert due == pytest.approx(node.now + 0.002)
+    node.now = due
+    tick()
+    assert got(member) == ["<1>", "<2>", "<3>"]
+    node.now += 0.003
+    node.publish(4)
+    assert got(member) == ["<1>", "<2>", "<3>", "<4>"]
+    assert len(node.ticks) == 1
+
+
+def test_a_small_room_never_waits() -> None:
+    node = Node(tick_s=0.002)
+    member = [node.member() for _ in range(TICK_MEMBERS_MIN - 1)][-1]
+    node.publish(1)
+    node.publish(2)
+    assert got(member) == ["<1>", "<2>"]
+    assert not node.ticks
+
+
+def test_who_joins_a_room_that_waits_gets_nothing_from_before_and_who_leaves_gets_it_all() -> None:
+    node = Node(tick_s=0.002)
+    first, second = [node.member() for _ in range(TICK_MEMBERS_MIN)][:2]
+    node.publish(1)
+    node.publish(2)
+    newcomer = node.member(offset=2)
+    node.hub.leave(second, "r")
+    assert got(first) == got(second) == ["<1>", "<2>"]
+    assert got(newcomer) == []
+    node.publish(3)
+    node.now += 0.01
+    [(_, tick)] = node.ticks
+    tick()
+    assert got(newcomer) == ["<3>"]
+    assert got(second) == ["<1>", "<2>"]
