@@ -16,7 +16,7 @@ from setuptools import Extension, find_packages, setup
 EXT = Path("ext/tuskws_fast_ext")
 LOAD = Path("bench/load/tuskws_bench")
 # What a module is linked with beside the C library.
-LIBRARIES = {"deflate": ["z"]}
+LIBRARIES = {"deflate": ["z"], "loadclient": ["z", "dl"]}
 
 # Bounds are checked where data enters, in the functions that say so; hot loops run over arrays we sized ourselves.
 DIRECTIVES = {

@@ -6,8 +6,11 @@
  *     c_loop --port P               one send() a member and message: what a server without coalescing costs
  *     c_loop --port P --coalesce    what one turn of the loop brought to a room leaves in one send() a member
  *
+ *     c_loop --processes N          N processes on one port, each with its own members; what one reads it passes on to the
+ *                                   others as it would send it to members (at once, or the turn's in one write)
+ *
  * Replies to one read are always written at once on /echo. A member whose socket is full gets a backlog of its own;
- * at BACKLOG_MAX it is dropped. One thread; ends at SIGTERM or SIGINT. Prints "ready <port>" once it listens.
+ * at BACKLOG_MAX it is dropped. One thread a process; ends at SIGTERM or SIGINT. Prints "ready <port>" once it listens.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,6 +26,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -35,6 +39,8 @@
 #define EVENTS_MAX 1024
 #define PATH_BYTES 120
 #define ROOM_BUCKETS 65536
+#define PROCESSES_MAX 64
+#define PASS_BYTES (FRAME_MAX / 2)
 
 typedef struct {
     uint8_t *bytes;
@@ -48,6 +54,7 @@ typedef struct {
     uint32_t seat; /* index in room->members */
     room_t *room;  /* NULL until the upgrade is done, and for an echo connection */
     bool upgraded, wants_write, closed;
+    bool process; /* another process of ours, not a client */
     buffer_t in, out; /* an incomplete request or frame; what the socket did not take */
 } conn_t;
 
@@ -56,6 +63,7 @@ struct room {
     conn_t **members;
     uint32_t count, capacity;
     buffer_t pending; /* frames of this turn (--coalesce) */
+    buffer_t passing; /* those of them that came from our own members: the other processes lack them */
     bool dirty;
     room_t *next;
 };
@@ -66,7 +74,9 @@ static volatile sig_atomic_t stopping;
 static room_t *buckets[ROOM_BUCKETS];
 static room_t **dirty_rooms;
 static size_t dirty_count, dirty_capacity, room_count;
-static uint8_t input[FRAME_MAX + READ_MAX];
+static uint8_t input[FRAME_MAX + READ_MAX + 4096];
+static conn_t *others[PROCESSES_MAX];
+static int other_count;
 static buffer_t replies;
 static conn_t *graveyard[EVENTS_MAX + 1]; /* freed after the turn: its events may still name them */
 static size_t buried;
@@ -198,20 +208,66 @@ static size_t frame_head(uint8_t head[10], uint8_t opcode, size_t length) {
     return 10;
 }
 
-static void publish(conn_t *conn, uint8_t opcode, uint8_t *payload, size_t length) {
-    room_t *room = conn->room;
-    buffer_t *target = room ? &room->pending : &replies;
-    uint8_t head[10];
-    buffer_add(target, head, frame_head(head, opcode, length));
-    buffer_add(target, payload, length);
-    if (room == NULL) return;
+/* What processes tell each other: a head, the room's path, frames. */
+typedef struct {
+    uint32_t path_bytes, length;
+} passed_t;
+
+static void pass_on(room_t *room) {
+    if (room->passing.length == 0) return;
+    passed_t head = {(uint32_t)strlen(room->path), (uint32_t)room->passing.length};
+    static buffer_t record;
+    record.length = 0;
+    buffer_add(&record, &head, sizeof head);
+    buffer_add(&record, room->path, head.path_bytes);
+    buffer_add(&record, room->passing.bytes, room->passing.length);
+    room->passing.length = 0;
+    for (int i = 0; i < other_count; i++)
+        if (!conn_send(others[i], record.bytes, record.length)) die("a process does not keep up");
+}
+
+static void room_changed(room_t *room) {
     if (!coalesce) {
+        pass_on(room);
         room_send(room, room->pending.bytes, room->pending.length);
         room->pending.length = 0;
     } else if (!room->dirty) {
         room->dirty = true;
         dirty_rooms[dirty_count++] = room;
     }
+}
+
+static void publish(conn_t *conn, uint8_t opcode, uint8_t *payload, size_t length) {
+    room_t *room = conn->room;
+    buffer_t *target = room ? &room->pending : &replies;
+    uint8_t head[10];
+    size_t head_bytes = frame_head(head, opcode, length);
+    buffer_add(target, head, head_bytes);
+    buffer_add(target, payload, length);
+    if (room == NULL) return;
+    if (other_count) {
+        if (room->passing.length + head_bytes + length > PASS_BYTES) pass_on(room);
+        buffer_add(&room->passing, head, head_bytes);
+        buffer_add(&room->passing, payload, length);
+    }
+    room_changed(room);
+}
+
+/* As take_frame. */
+static ssize_t take_passed(uint8_t *bytes, size_t length) {
+    passed_t head;
+    char path[PATH_BYTES];
+    if (length < sizeof head) return 0;
+    memcpy(&head, bytes, sizeof head);
+    if (head.path_bytes >= PATH_BYTES) return -1;
+    size_t size = sizeof head + head.path_bytes + head.length;
+    if (length < size) return 0;
+    memcpy(path, bytes + sizeof head, head.path_bytes);
+    path[head.path_bytes] = 0;
+    room_t *room = room_of_path(path);
+    buffer_add(&room->pending, bytes + sizeof head + head.path_bytes, head.length);
+    room_changed(room);
+    return (ssize_t)size;
 }
 
 /* ---- receiving ---- */
@@ -287,6 +343,7 @@ static void on_readable(conn_t *conn) {
     ssize_t got = recv(conn->fd, input + have, READ_MAX, 0);
     if (got < 0 && errno == EAGAIN) return;
     if (got <= 0) {
+        if (conn->process) exit(1); /* one process alone would serve a part of each room */
         conn_close(conn);
         return;
     }
@@ -294,7 +351,8 @@ static void on_readable(conn_t *conn) {
     size_t at = 0;
     ssize_t used = 1;
     while (at < have && used > 0) {
-        used = conn->upgraded ? take_frame(conn, input + at, have - at) : upgrade(conn, input + at, have - at);
+        if (conn->process) used = take_passed(input + at, have - at);
+        else used = conn->upgraded ? take_frame(conn, input + at, have - at) : upgrade(conn, input + at, have - at);
         if (used > 0) at += (size_t)used;
     }
     if (replies.length && !conn_send(conn, replies.bytes, replies.length)) used = -1;
@@ -337,6 +395,7 @@ static void turn(int listener) {
     }
     for (size_t i = 0; i < dirty_count; i++) {
         room_t *room = dirty_rooms[i];
+        pass_on(room);
         room_send(room, room->pending.bytes, room->pending.length);
         room->pending.length = 0;
         room->dirty = false;
@@ -356,23 +415,62 @@ static int listen_on(const char *host, int *port) {
     socklen_t size = sizeof address;
     if (fd < 0 || inet_pton(AF_INET, host, &address.sin_addr) != 1) die("socket");
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
     if (bind(fd, (struct sockaddr *)&address, size) < 0 || listen(fd, 4096) < 0) die("listen");
     if (getsockname(fd, (struct sockaddr *)&address, &size) < 0) die("getsockname");
     *port = ntohs(address.sin_port);
     return fd;
 }
 
+/* Returns the listener of this process. All listen before any is forked, so that none is missing when clients come. */
+static int become_processes(const char *host, int *port, int count) {
+    static int pairs[PROCESSES_MAX][PROCESSES_MAX], listeners[PROCESSES_MAX];
+    for (int i = 0; i < count; i++) {
+        listeners[i] = listen_on(host, port);
+        for (int j = 0; j < i; j++) {
+            int pair[2];
+            if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) < 0) die("socketpair");
+            pairs[i][j] = pair[0], pairs[j][i] = pair[1];
+        }
+    }
+    int self = 0;
+    pid_t parent = getpid();
+    for (int i = 1; i < count && self == 0; i++) {
+        pid_t child = fork();
+        if (child < 0) die("fork");
+        if (child == 0) self = i;
+    }
+    if (self && (prctl(PR_SET_PDEATHSIG, SIGTERM) < 0 || getppid() != parent)) exit(1);
+    for (int i = 0; i < count; i++) {
+        if (i != self) close(listeners[i]);
+        for (int j = 0; j < count; j++) {
+            if (i == j) continue;
+            if (i != self) {
+                close(pairs[i][j]);
+                continue;
+            }
+            conn_t *other = calloc(1, sizeof *other);
+            if (other == NULL) die("calloc");
+            other->fd = pairs[i][j], other->process = true;
+            others[other_count++] = other;
+        }
+    }
+    return listeners[self];
+}
+
 int main(int argc, char **argv) {
     static const struct option options[] = {
-        {"port", required_argument, NULL, 'p'}, {"host", required_argument, NULL, 'h'}, {"coalesce", no_argument, NULL, 'c'}, {0}};
+        {"port", required_argument, NULL, 'p'}, {"host", required_argument, NULL, 'h'}, {"coalesce", no_argument, NULL, 'c'},
+        {"processes", required_argument, NULL, 'n'}, {0}};
     const char *host = "127.0.0.1";
-    int port = 0, option;
+    int port = 0, processes = 1, option;
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
         if (option == 'p') port = atoi(optarg);
         if (option == 'h') host = optarg;
         if (option == 'c') coalesce = true;
-        if (option == '?') {
-            fprintf(stderr, "usage: c_loop [--host 127.0.0.1] [--port 0] [--coalesce]\n");
+        if (option == 'n') processes = atoi(optarg);
+        if (option == '?' || processes < 1 || processes > PROCESSES_MAX) {
+            fprintf(stderr, "usage: c_loop [--host 127.0.0.1] [--port 0] [--coalesce] [--processes 1]\n");
             return 2;
         }
     }
@@ -384,10 +482,14 @@ int main(int argc, char **argv) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
 
-    int listener = listen_on(host, &port);
+    int listener = become_processes(host, &port, processes);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     if (epoll_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, listener, &event) < 0) die("epoll");
+    for (int i = 0; i < other_count; i++) {
+        struct epoll_event readable = {.events = EPOLLIN, .data.ptr = others[i]};
+        if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, others[i]->fd, &readable) < 0) die("epoll");
+    }
     printf("ready %d\n", port);
     fflush(stdout);
     while (!stopping) turn(listener);

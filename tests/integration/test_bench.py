@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.unruly import UnrulyServer
-from tuskws_bench.contenders import CLoop, Contender, OurServer
+from tuskws_bench.contenders import CONTENDERS, CLoop, Contender, OurServer, Setting
+from tuskws_bench.loadclient import DELIVERED, READY, Histogram, LoadClient
 from tuskws_bench.plan import Scenario
 from tuskws_bench.result import Result
-from tuskws_bench.run import run
+from tuskws_bench.run import RunError, run
 
 SHORT: dict[str, Any] = {"duration_s": 0.5, "warmup_s": 0.1, "drain_timeout_s": 0.3, "server_pid": -1}
 
@@ -44,7 +47,7 @@ def test_fanout_on_the_c_loop_loses_nothing_and_measures_the_server(c_loop: Cont
     result = fanout_json(c_loop, tmp_path, "--wire", "200", "--processes", "2", "--publishers", "2")
     assert result["valid"]
     assert result["lost"] == result["duplicates"] == result["out_of_order"] == 0
-    assert result["deliveries"] > 10_000
+    assert result["deliveries"] > 5_000
     assert result["wire_bytes_per_delivery"] == 200
     assert result["server_cpu_us_per_delivery"] > 0
     assert 0 < result["latency_us"]["p50"] <= result["latency_us"]["p99"] <= result["latency_us"]["max"]
@@ -55,7 +58,7 @@ def test_the_open_loop_keeps_its_rate(c_loop: Contender) -> None:
     scenario = Scenario("fanout", url=c_loop.url, protocol="raw", members=20, publishers=4, rate=400, **SHORT)
     result = run(scenario)
     assert result.valid, result.problems
-    assert result.messages_per_s == pytest.approx(400, rel=0.1)
+    assert result.messages_per_s == pytest.approx(400, rel=0.2)
     assert result.latency_us["count"] == pytest.approx(0.5 * 400 * 20, rel=0.1)
 
 
@@ -188,3 +191,178 @@ def test_the_suite_measures_both_and_prints_verdicts() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "C loop, coalescing" in done.stdout
     assert "pass" in done.stdout
+
+
+def test_a_stall_of_the_server_is_in_the_latency_of_all_that_was_to_leave_meanwhile() -> None:
+    stall = threading.Event()
+
+    def deliver(count: int, push: str) -> list[str]:
+        if count == 40:
+            stall.wait(0.3)
+        return [push]
+
+    with UnrulyServer(deliver) as server:
+        result = small(server)
+    # 300 ms of 500: an honest clock has most messages wait, one that starts when a message is sent has only one.
+    assert result.latency_us["p50"] > 50_000
+    assert result.latency_us["max"] > 250_000
+
+
+def test_a_load_client_that_is_late_itself_counts_from_when_a_message_was_to_leave(c_loop: Contender) -> None:
+    base_ns = time.monotonic_ns() - 10_000_000_000  # stamps count from here: it lies before all that is to leave
+    scenario = Scenario("fanout", url=c_loop.url, protocol="raw", members=2, rate=100)
+    (share,) = scenario.shares(address="127.0.0.1", run=1, name="late", base_ns=base_ns)
+    client = LoadClient(share)
+    client.open_up_to(2)
+    client.run(base_ns + 15_000_000_000, READY)
+    late_ns, now_ns = 400_000_000, time.monotonic_ns()
+    client.measure(now_ns - late_ns, now_ns)
+    client.publish(now_ns - late_ns, share.interval_ns)
+    client.expect(80)
+    client.run(now_ns + 5_000_000_000, DELIVERED)
+    latency = Histogram(client.latency())
+    assert latency.count == pytest.approx(80, abs=2)
+    assert latency.percentile(0.5) >= 150_000
+    assert latency.max >= 390_000
+
+
+def ours(contender: Contender, kind: Any, **flags: Any) -> Result:
+    scenario = Scenario(kind, **{**SHORT, "url": contender.url, "server_pid": contender.pid, **flags})
+    result = run(scenario, control_socket=contender.control_socket)
+    assert result.valid, (result.problems, result.first_error)
+    return result
+
+
+def test_the_broker_has_a_record_of_each_accepted_message(our_server: Contender) -> None:
+    result = ours(our_server, "fanout", members=10, window=4)
+    assert result.broker_records == result.accepted == result.published > 0
+
+
+def test_private_messages_reach_the_next_user_and_are_recorded(our_server: Contender) -> None:
+    result = ours(our_server, "private", members=9, window=2, processes=2)
+    assert result.deliveries > 100
+    assert result.broker_records == result.accepted
+
+
+@pytest.mark.parametrize("pace", [{"window": 1}, {"rate": 100.0}], ids=["closed", "open"])
+def test_each_change_of_presence_is_answered_and_pushed(our_server: Contender, pace: dict[str, Any]) -> None:
+    result = ours(our_server, "presence", members=10, publishers=3, **pace)
+    assert result.unit == "reply"
+    assert result.pushes_per_s > 0
+    assert result.lost == 0
+
+
+def test_a_mixed_chat_answers_the_commands_beside_its_messages(our_server: Contender) -> None:
+    result = ours(our_server, "mixed", rooms=4, members=3, rate=10, side=6, side_rate=200)
+    assert result.side_replies_us["count"] == pytest.approx(100, rel=0.2)
+    assert result.deliveries_per_s == pytest.approx(4 * 3 * 10, rel=0.3)
+
+
+def test_members_that_do_not_read_cost_the_others_nothing(our_server: Contender) -> None:
+    result = ours(our_server, "slow", members=20, slow=25, window=64, payload=1000, duration_s=1.0)
+    assert result.slow_members["members"] == 5
+    # What the socket held was read late; what it did not hold ended the connection or was told as a gap.
+    assert result.slow_members["delivered_late"] > 0
+    assert result.slow_members["gaps"] + result.slow_members["closed"] > 0
+
+
+def test_a_join_storm_keeps_its_ramp(our_server: Contender) -> None:
+    result = ours(our_server, "join", members=100, connect_rate=200, settle_s=0.1)
+    assert result.opening_us["count"] == 100
+    assert result.handshakes_per_s is not None
+    assert result.handshakes_per_s == pytest.approx(200, rel=0.15)
+
+
+@pytest.mark.parametrize("pace", [{}, {"drop_rate": 100.0}], ids=["at once", "at a rate"])
+def test_after_a_reconnect_storm_all_are_back(our_server: Contender, pace: dict[str, Any]) -> None:
+    result = ours(our_server, "reconnect", rooms=3, members=20, drop=50, **pace)
+    assert result.latency_us["count"] == 30
+    assert result.unit == "reconnect"
+
+
+def test_compressed_pushes_are_inflated_and_checked(our_server: Contender) -> None:
+    plain = ours(our_server, "fanout", members=10, window=4, payload=600)
+    packed = ours(our_server, "fanout", members=10, window=4, payload=600, compression=True)
+    assert plain.compressed == 0
+    assert packed.compressed > 0
+    assert packed.wire_bytes_per_delivery is not None
+    assert plain.wire_bytes_per_delivery is not None
+    assert packed.wire_bytes_per_delivery < 0.7 * plain.wire_bytes_per_delivery
+
+
+def test_a_server_that_does_not_compress_is_named() -> None:
+    with CLoop() as contender, pytest.raises(RunError, match="does not compress"):
+        run(Scenario("fanout", url=contender.url, protocol="raw", members=2, compression=True, **SHORT))
+
+
+def test_messages_go_round_over_tls() -> None:
+    with OurServer(tls=True) as contender:
+        assert contender.url.startswith("wss:")
+        result = ours(contender, "fanout", members=10, window=16, payload=5000)
+    assert result.deliveries > 100
+
+
+def test_tls_to_a_server_without_it_is_an_error(our_server: Contender) -> None:
+    with pytest.raises(RunError, match="TLS handshake failed"):
+        run(Scenario("idle", url=our_server.url.replace("ws:", "wss:"), members=2, **SHORT))
+
+
+PEERS = [name for name in CONTENDERS if name != "ours"]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_delivers_everything_in_order_and_echoes(name: str) -> None:
+    contender = CONTENDERS[name](Setting())
+    if missing := contender.missing():
+        pytest.skip(f"{name} is not installed: {missing} (scripts/setup-peers)")
+    with contender:
+        flags = {**SHORT, "url": contender.url, "protocol": contender.protocol, "duration_s": 0.3}
+        spread = run(Scenario("rooms", rooms=3, members=4, publishers=2, window=4, **flags))
+        echo = run(Scenario("echo", members=2, window=3, **flags))
+    for result in (spread, echo):
+        # On a busy machine nothing may fall into so short an interval; what is checked is the whole run.
+        wrong = {
+            name: getattr(result, name) for name in ("lost", "duplicates", "out_of_order", "foreign", "closed_early")
+        }
+        assert wrong == dict.fromkeys(wrong, 0), result.first_error
+        assert result.published > 0
+
+
+def test_a_comparison_names_who_takes_no_part(tmp_path: Path) -> None:
+    file = tmp_path / "compare.json"
+    done = bench(
+        *("compare", "idle", "--with", "ours,c-coalescing,websockets", "--clients", "20", "--runs", "1", "--tls"),
+        *("--repeats", "0", "--duration", "0.2", "--settle", "0.1"),
+        *("--json", str(file), "--picture", str(tmp_path / "pictures")),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text())
+    assert list(found["results"]) == ["ours"]
+    assert found["not_run"] == dict.fromkeys(("c-coalescing", "websockets"), "runs without TLS here")
+    assert "c-coalescing" in done.stdout
+    assert (tmp_path / "pictures" / "memory.svg").exists()
+
+
+def test_a_comparison_tells_the_ratio_to_the_baseline(tmp_path: Path) -> None:
+    file = tmp_path / "compare.json"
+    done = bench(
+        *("compare", "fanout", "--with", "ours,c-plain", "--baseline", "c-plain", "--members", "20", "--runs", "1"),
+        *("--repeats", "0", "--duration", "0.5", "--warmup", "0.1", "--json", str(file)),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(file.read_text())
+    figures = {name: found["results"][name]["deliveries_per_s"] for name in ("ours", "c-plain")}
+    assert found["ratios"]["ours"]["rate"] == pytest.approx(figures["ours"] / figures["c-plain"], rel=0.01)
+    assert found["ratios"]["c-plain"]["rate"] == 1.0
+    # The peer's frames are as long as our pushes were.
+    wire = {name: found["results"][name]["wire_bytes_per_delivery"] for name in ("ours", "c-plain")}
+    assert wire["c-plain"] == pytest.approx(wire["ours"], abs=1)
+
+
+def test_growth_is_drawn_step_by_step(tmp_path: Path) -> None:
+    done = bench(
+        *("scale", "members", "--steps", "5,20", "--with", "c-coalescing", "--duration", "0.3", "--warmup", "0.1"),
+        *("--repeats", "0", "--picture", str(tmp_path)),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {file.name for file in tmp_path.iterdir()} == {"members-cpu.svg", "members-rate.svg"}

@@ -11,7 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
-#include "traffic.h"
+#include "storm.h"
 
 enum goal { GOAL_TIME, GOAL_READY, GOAL_DELIVERED, GOAL_CLOSED };
 
@@ -40,15 +40,21 @@ static bool client_allocate(client_t *client) {
     client->queue = calloc(client->publisher_count + 1, sizeof *client->queue);
     client->local_of = malloc((client->number_count + 1) * sizeof *client->local_of);
     client->filler = malloc(client->payload + 1);
+    client->sides = calloc(client->side_count + 1, sizeof *client->sides);
+    client->reopen = calloc(client->conn_count + 1, sizeof *client->reopen);
+    if (client->compression && (client->inflater = inflater_new()) == NULL) return false;
     client->input = malloc(FRAME_BYTES_MAX + READ_BYTES);
     client->output = malloc(BURST_BYTES + client->payload + COMMAND_BYTES_MAX);
     client->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (!client->rooms || !client->conns || !client->publishers || !client->queue || !client->local_of || !client->filler ||
-        !client->input || !client->output || client->epoll_fd < 0)
+        !client->input || !client->output || !client->sides || !client->reopen || client->epoll_fd < 0)
         return false;
     memset(client->local_of, 0xFF, (client->number_count + 1) * sizeof *client->local_of);
     for (uint32_t i = 0; i < client->payload; i++) client->filler[i] = (char)('a' + (i * 7 + i / 26) % 26);
-    for (uint32_t i = 0; i < client->conn_count; i++) client->conns[i].fd = client->conns[i].room = client->conns[i].publisher = -1;
+    for (uint32_t i = 0; i < client->conn_count; i++) {
+        conn_t *conn = &client->conns[i];
+        conn->fd = conn->room = conn->publisher = conn->side = -1;
+    }
     stamp_tables();
     prctl(PR_SET_TIMERSLACK, 1000UL); /* the default of 50 µs would be most of an echo's latency */
     return true;
@@ -69,9 +75,9 @@ static bool client_link(client_t *client) {
         next += client->rooms[conn->room].publisher_count;
     }
     for (uint32_t i = 0; i < client->publisher_count; i++) client->local_of[client->publishers[i].number] = (int32_t)i;
-    if (!client->windowed) return true;
-    uint32_t slots = 4;
-    while (slots < 2 * client->window) slots *= 2;
+    if (!client->windowed && !asks(client)) return true;
+    uint32_t slots = client->windowed ? 4 : REQUEST_SLOTS;
+    while (client->windowed && slots < 2 * client->window) slots *= 2;
     client->flight_mask = slots - 1;
     client->flights = calloc((size_t)slots * client->publisher_count + 1, sizeof *client->flights);
     if (client->flights == NULL) return false;
@@ -85,6 +91,8 @@ static void client_free(client_t *client) {
         if (client->conns[i].state != CONN_NEW) conn_close(client, &client->conns[i], "");
     if (client->epoll_fd >= 0) close(client->epoll_fd);
     free(client->rooms), free(client->conns), free(client->publishers), free(client->queue), free(client->local_of);
+    free(client->sides), free(client->reopen), inflater_free(client->inflater);
+    if (client->tls) tls.context_free(client->tls);
     free(client->tracks), free(client->flights), free(client->filler), free(client->input), free(client->output);
     free(client);
 }
@@ -94,7 +102,7 @@ static void client_free(client_t *client) {
 static void on_readable(client_t *client, conn_t *conn) {
     size_t have = conn->in_length, at = 0;
     if (have) memcpy(client->input, conn->in, have);
-    ssize_t got = recv(conn->fd, client->input + have, READ_BYTES, 0);
+    ssize_t got = conn_read(conn, client->input + have, READ_BYTES);
     client->counters.reads++;
     if (got <= 0) {
         if (got < 0 && errno == EAGAIN) return;
@@ -109,12 +117,12 @@ static void on_readable(client_t *client, conn_t *conn) {
         at = take_response(client, conn, client->input, have);
         if (at) {
             conn->state = CONN_WELCOME;
-            if (client->dialect == DIALECT_RAW) become_ready(client, conn);
+            if (client->dialect == DIALECT_RAW || client->dialect == DIALECT_NCHAN) become_ready(client, conn);
         }
     }
     while (at < have && conn->state > CONN_UPGRADING && conn->state != CONN_CLOSED) {
         frame_t frame;
-        int64_t used = frame_parse(client->input + at, have - at, &frame);
+        int64_t used = frame_parse(client->input + at, have - at, &frame, client->compression);
         if (used == 0) break;
         if (used < 0) {
             conn_close(client, conn, "a frame that no server may send");
@@ -166,21 +174,27 @@ static void client_run(client_t *client, uint64_t until_ns, enum goal goal) {
     struct epoll_event events[EVENTS_MAX];
     release_held(client);
     for (;;) {
-        while (client->next_connect < client->conn_limit && client->connecting < client->connect_burst) {
-            if (client->next_connect == 0) client->counters.opened_ns = monotonic_ns();
-            conn_open(client, &client->conns[client->next_connect++]);
-        }
+        open_due(client);
         uint64_t now = monotonic_ns();
+        drops_due(client, now);
         send_due(client, now);
+        sides_due(client, now);
         fill_windows(client);
         if (now >= until_ns || reached(client, goal)) return;
         uint64_t wake = until_ns;
         if (client->publishing && client->interval_ns && client->next_due_ns < wake) wake = client->next_due_ns;
+        if (client->publishing && client->side_interval_ns && client->side_due_ns < wake) wake = client->side_due_ns;
+        if (client->publishing && client->drop_count && client->drop_due_ns < wake) wake = client->drop_due_ns;
+        if (client->open_interval_ns && client->next_connect < client->conn_limit && open_due_ns(client) < wake &&
+            client->connecting < client->connect_burst)
+            wake = open_due_ns(client);
+        if (client->reopen_count && client->connecting < client->connect_burst) wake = now;
         int count = wait_events(client, events, wake > now ? wake - now : 0);
         for (int i = 0; i < count; i++) {
             conn_t *conn = &client->conns[events[i].data.u32];
-            if (conn->state == CONN_CONNECTING) {
-                on_connected(client, conn);
+            if (conn->state == CONN_CONNECTING || conn->state == CONN_SECURING) {
+                if (conn->state == CONN_CONNECTING) on_connected(client, conn);
+                else conn_secure(client, conn);
                 continue;
             }
             if (conn->state != CONN_CLOSED && (events[i].events & EPOLLOUT) && conn->out_length) conn_flush(client, conn);
@@ -189,11 +203,13 @@ static void client_run(client_t *client, uint64_t until_ns, enum goal goal) {
     }
 }
 
-/* Begin to publish: closed loop when `interval_ns` is 0, else one message each interval, round robin. */
-static void client_publish(client_t *client, uint64_t first_due_ns, uint64_t interval_ns) {
-    client->publishing = client->publisher_count > 0;
-    client->interval_ns = interval_ns;
-    client->next_due_ns = first_due_ns;
+/* Begin to publish: closed loop when `interval_ns` is 0, else one message each interval, round robin. Side connections send
+ * one command each side interval. */
+static void client_publish(client_t *client, uint64_t first_due_ns, uint64_t interval_ns, uint64_t side_interval_ns) {
+    client->publishing = client->publisher_count > 0 || client->side_count > 0;
+    client->interval_ns = client->publisher_count ? interval_ns : 0;
+    client->next_due_ns = client->side_due_ns = first_due_ns;
+    client->side_interval_ns = client->side_count && client->room_count ? side_interval_ns : 0;
     for (uint32_t i = 0; client->windowed && i < client->publisher_count; i++) queue_publisher(client, &client->publishers[i]);
 }
 
@@ -202,6 +218,7 @@ static void client_goodbye(client_t *client) {
     static const uint8_t normal[2] = {1000 >> 8, 1000 & 0xFF};
     client->publishing = false;
     client->ending = true;
+    client->reopen_count = 0;
     client->conn_limit = client->next_connect;
     for (uint32_t i = 0; i < client->conn_count; i++)
         if (client->conns[i].state > CONN_UPGRADING) conn_send_frame(client, &client->conns[i], OP_CLOSE, normal, 2);

@@ -1,4 +1,4 @@
-/* One connection of the load client: connect, upgrade, send, close. Knows sockets and frames, not what is in them.
+/* One connection of the load client: connect, secure, upgrade, send, close. Knows sockets and frames, not what is in them.
  *
  * Sends go straight to the socket. What it does not take waits in `conn->out`, bounded by OUT_BYTES_MAX: a server that
  * stops reading ends the connection in the report, not the client's memory.
@@ -14,10 +14,13 @@
 #include <unistd.h>
 
 #include "state.h"
+#include "tls.h"
 
 /* The sample key of RFC 6455 section 1.3 and its answer, so that a wrong answer is seen without computing SHA-1. */
 #define SAMPLE_KEY "dGhlIHNhbXBsZSBub25jZQ=="
 #define SAMPLE_ACCEPT "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+#define COMPRESSION_OFFER \
+    "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
 #define UPGRADE_BYTES_MAX 16384
 #define SMALL_BYTES_MAX 512
 
@@ -40,32 +43,49 @@ static bool append(uint8_t **bytes, uint32_t *length, uint32_t *capacity, const 
 }
 
 static void conn_watch(client_t *client, conn_t *conn, int operation, bool writing) {
-    struct epoll_event event = {.events = EPOLLIN | (writing ? EPOLLOUT : 0), .data.u32 = (uint32_t)(conn - client->conns)};
+    struct epoll_event event = {.events = (conn->paused ? 0 : EPOLLIN) | (writing ? EPOLLOUT : 0), .data.u32 = (uint32_t)(conn - client->conns)};
     epoll_ctl(client->epoll_fd, operation, conn->fd, &event);
     conn->wants_write = writing;
+}
+
+static void conn_release(client_t *client, conn_t *conn) {
+    client->open--;
+    if (conn->tls) tls.free(conn->tls);
+    if (conn->fd >= 0) close(conn->fd);
+    free(conn->in), free(conn->out), free(conn->text);
+    conn->in = conn->out = conn->text = NULL;
+    conn->in_length = conn->in_capacity = conn->out_length = conn->out_capacity = 0;
+    conn->text_length = conn->text_capacity = 0;
+    conn->fd = -1;
+    conn->tls = NULL;
+    conn->wants_write = false;
 }
 
 static void conn_close(client_t *client, conn_t *conn, const char *why) {
     if (conn->state == CONN_CLOSED) return;
     if (!client->ending) {
-        if (conn->state == CONN_READY) client->counters.closed_early++;
+        if (conn->slow && conn->state == CONN_READY) client->counters.slow_closed++; /* what a server may well do */
+        else if (conn->state == CONN_READY) client->counters.closed_early++;
         else client->counters.failed++;
-        note_error(client, why, strlen(why));
+        if (!conn->slow || conn->state != CONN_READY) note_error(client, why, strlen(why));
     }
     if (conn->state != CONN_READY && conn->state != CONN_NEW) client->connecting--;
     conn->state = CONN_CLOSED;
-    client->open--;
-    if (conn->fd >= 0) close(conn->fd);
-    free(conn->in), free(conn->out);
-    conn->in = conn->out = NULL;
-    conn->in_length = conn->in_capacity = conn->out_length = conn->out_capacity = 0;
-    conn->fd = -1;
+    conn_release(client, conn);
+}
+
+static ssize_t conn_write(conn_t *conn, const uint8_t *bytes, size_t length) {
+    return conn->tls ? tls_send(conn->tls, bytes, length) : send(conn->fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+static ssize_t conn_read(conn_t *conn, uint8_t *bytes, size_t length) {
+    return conn->tls ? tls_recv(conn->tls, bytes, length) : recv(conn->fd, bytes, length, 0);
 }
 
 static bool conn_send(client_t *client, conn_t *conn, const uint8_t *bytes, size_t length) {
     if (conn->state == CONN_CLOSED) return false;
     if (conn->out_length == 0) {
-        ssize_t sent = send(conn->fd, bytes, length, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t sent = conn_write(conn, bytes, length);
         client->counters.sends++;
         if (sent < 0 && errno != EAGAIN) {
             conn_close(client, conn, strerror(errno));
@@ -86,7 +106,7 @@ static bool conn_send(client_t *client, conn_t *conn, const uint8_t *bytes, size
 }
 
 static void conn_flush(client_t *client, conn_t *conn) {
-    ssize_t sent = send(conn->fd, conn->out, conn->out_length, MSG_NOSIGNAL | MSG_DONTWAIT);
+    ssize_t sent = conn_write(conn, conn->out, conn->out_length);
     if (sent < 0) {
         if (errno != EAGAIN) conn_close(client, conn, strerror(errno));
         return;
@@ -113,18 +133,48 @@ static void conn_request(client_t *client, conn_t *conn) {
     char request[5120];
     const char *path = client->path;
     char room_path[NAME_BYTES + 1];
-    if (client->dialect == DIALECT_RAW && client->action == ACTION_PUBLISH && !path[0]) {
+    if (!path[0] && conn->room >= 0) {
         snprintf(room_path, sizeof room_path, "/%s", client->rooms[conn->room].name);
         path = room_path;
     }
     int length = snprintf(request, sizeof request,
                           "GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                          "Sec-WebSocket-Key: " SAMPLE_KEY "\r\nSec-WebSocket-Version: 13\r\n%s%s%s%s\r\n",
+                          "Sec-WebSocket-Key: " SAMPLE_KEY "\r\nSec-WebSocket-Version: 13\r\n%s%s%s%s%s\r\n",
                           path[0] ? path : "/", client->authority,
                           client->dialect == DIALECT_TUSK ? "Sec-WebSocket-Protocol: tusk.v1\r\n" : "",
+                          client->compression ? COMPRESSION_OFFER : "",
                           client->token[0] ? "Authorization: Bearer " : "", client->token, client->token[0] ? "\r\n" : "");
     conn->state = CONN_UPGRADING;
     conn_send(client, conn, (uint8_t *)request, (size_t)length);
+}
+
+/* One step of the TLS handshake; the request follows it, or at once where there is none. */
+static void conn_secure(client_t *client, conn_t *conn) {
+    if (client->tls == NULL) {
+        conn_request(client, conn);
+        return;
+    }
+    conn->state = CONN_SECURING;
+    if (conn->tls == NULL) {
+        char name[sizeof client->authority];
+        snprintf(name, sizeof name, "%.*s", (int)strcspn(client->authority, ":"), client->authority);
+        conn->tls = tls.new(client->tls);
+        if (conn->tls == NULL || !tls.set_fd(conn->tls, conn->fd)) {
+            conn_close(client, conn, "no memory for TLS");
+            return;
+        }
+        tls.control(conn->tls, TLS_CTRL_SNI, 0, name);
+    }
+    tls.clear();
+    int result = tls.connect(conn->tls), error = result == 1 ? 0 : tls.error(conn->tls, result);
+    if (result == 1) {
+        if (conn->wants_write) conn_watch(client, conn, EPOLL_CTL_MOD, false);
+        conn_request(client, conn);
+    } else if (error == TLS_WANT_READ || error == TLS_WANT_WRITE) {
+        if (conn->wants_write != (error == TLS_WANT_WRITE)) conn_watch(client, conn, EPOLL_CTL_MOD, error == TLS_WANT_WRITE);
+    } else {
+        conn_close(client, conn, "the TLS handshake failed");
+    }
 }
 
 static void conn_open(client_t *client, conn_t *conn) {
@@ -144,7 +194,7 @@ static void conn_open(client_t *client, conn_t *conn) {
         return;
     }
     conn_watch(client, conn, EPOLL_CTL_ADD, result < 0);
-    if (result == 0) conn_request(client, conn);
+    if (result == 0) conn_secure(client, conn);
 }
 
 static void on_connected(client_t *client, conn_t *conn) {
@@ -156,7 +206,7 @@ static void on_connected(client_t *client, conn_t *conn) {
         return;
     }
     conn_watch(client, conn, EPOLL_CTL_MOD, false);
-    conn_request(client, conn);
+    conn_secure(client, conn);
 }
 
 /* Bytes of the response to the upgrade, 0 while it is incomplete; closes the connection when it is not a good 101. */
@@ -176,6 +226,10 @@ static size_t take_response(client_t *client, conn_t *conn, const uint8_t *bytes
     }
     if (memmem(bytes, head, SAMPLE_ACCEPT, sizeof SAMPLE_ACCEPT - 1) == NULL) {
         conn_close(client, conn, "wrong Sec-WebSocket-Accept");
+        return 0;
+    }
+    if (client->compression && memmem(bytes, head, "permessage-deflate", 18) == NULL) {
+        conn_close(client, conn, "the server does not compress: it left permessage-deflate out of its answer");
         return 0;
     }
     client->counters.connected++;

@@ -1,4 +1,8 @@
-"""The servers that are measured in turn: ours, and the bare C loop of bench/peers. Each is started fresh, ended by pid.
+"""The servers that are measured in turn: ours, and the peers of bench/peers. Each is started fresh and ended by pid.
+
+A peer is a page of code on its library: the simplest topic broadcast that is fast on it, without authentication, order,
+history or JSON, except where the peer is a product that has a protocol of its own (Socket.IO, NATS, nchan).
+`missing()` says what is not installed; `scripts/setup-peers` installs what can be.
 
 A contender is a context manager; inside it, `port` and `pid` are known and it accepts connections. Pinning is done by
 taskset in front of the command, so that all children inherit it.
@@ -9,18 +13,24 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tuskws_bench.plan import Protocol
+from tuskws_bench.plan import TUSK_KINDS, Kind, Protocol
 
 PEERS = Path(__file__).resolve().parents[2] / "peers"
+NODE = PEERS / "node"
+INSTALLED = PEERS.parents[1] / "build" / "peers"
+NO_CHECKOUT = "a checkout of the repository, with bench/peers"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_BYTES = 2000
@@ -38,6 +48,7 @@ class Contender:
 
     def __init__(self, cores: tuple[int, ...] = ()) -> None:
         self._cores = cores
+        self.control_socket: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._folder = Path()
         self.port = 0
@@ -54,8 +65,19 @@ class Contender:
     def command(self) -> list[str]:
         raise NotImplementedError
 
+    def environment(self) -> dict[str, str]:
+        return {}
+
+    def missing(self) -> str | None:
+        """What would have to be installed; None when it can be started."""
+        return None
+
+    def cannot(self, kind: Kind) -> str | None:
+        """Why this server has no part in such a scenario; None when it has."""
+        return f"{kind} is of our protocol alone" if kind in TUSK_KINDS else None
+
     def ready(self) -> bool:
-        raise NotImplementedError
+        return b"ready" in self._log.read_bytes()
 
     def __enter__(self) -> Contender:
         self._folder = Path(tempfile.mkdtemp(prefix="tuskws-bench-"))
@@ -63,7 +85,11 @@ class Contender:
         pinned = ["taskset", "-c", ",".join(map(str, self._cores))] if self._cores else []
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*pinned, *self.command()], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                [*pinned, *self.command()],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **self.environment()},
             )
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.ready():
@@ -97,16 +123,22 @@ class Contender:
 class CLoop(Contender):
     """bench/peers/c_loop.c: the machine's limit, without a protocol."""
 
-    def __init__(self, cores: tuple[int, ...] = (), *, coalesce: bool = False) -> None:
+    def __init__(self, cores: tuple[int, ...] = (), *, coalesce: bool = False, processes: int = 1) -> None:
         super().__init__(cores)
         self._coalesce = coalesce
+        self._processes = processes
         self.name = "C loop, coalescing" if coalesce else "C loop, plain"
+        if processes > 1:
+            self.name += f", {processes} processes"
 
     def command(self) -> list[str]:
-        return [str(build_peer("c_loop")), "--port", str(self.port), *(["--coalesce"] if self._coalesce else [])]
+        flags = ["--coalesce"] if self._coalesce else []
+        return [str(build_peer("c_loop")), "--port", str(self.port), "--processes", str(self._processes), *flags]
 
-    def ready(self) -> bool:
-        return b"ready" in self._log.read_bytes()
+    def missing(self) -> str | None:
+        if not (PEERS / "Makefile").exists():
+            return NO_CHECKOUT
+        return None if shutil.which("gcc") and shutil.which("make") else "a C compiler and make"
 
 
 class OurServer(Contender):
@@ -114,27 +146,236 @@ class OurServer(Contender):
 
     protocol: Protocol = "tusk"
 
-    def __init__(self, cores: tuple[int, ...] = (), *, workers: int = 1, flags: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, cores: tuple[int, ...] = (), *, workers: int = 1, flags: tuple[str, ...] = (), tls: bool = False
+    ) -> None:
         super().__init__(cores)
         self.name = f"tuskws-fast, {workers} worker{'s' if workers > 1 else ''}"
         self._workers = workers
         self._flags = flags
+        self._tls = tls
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("ws:", "wss:") if self._tls else super().url
+
+    def cannot(self, kind: Kind) -> str | None:
+        return None
 
     def command(self) -> list[str]:
+        self.control_socket = self._folder / "control.sock"
+        secured = self._certificate() if self._tls else []
         return [
             *(sys.executable, "-m", "tuskws_fast"),
             *("--workers", str(self._workers), "--port", str(self.port)),
-            *("--data-dir", "none", "--control-socket", str(self._folder / "control.sock")),
+            *("--data-dir", "none", "--control-socket", str(self.control_socket)),
             *("--disable-rate-limiting", "--no-demo", "--shutdown-timeout", "2s"),
+            *secured,
             *self._flags,
         ]
 
+    def _certificate(self) -> list[str]:
+        """A key and a certificate that it signs itself: the load client verifies nothing."""
+        key, certificate = self._folder / "key.pem", self._folder / "certificate.pem"
+        made = subprocess.run(
+            [
+                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+                *("-days", "2", "-subj", "/CN=localhost", "-keyout", str(key), "-out", str(certificate)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise ContenderError(f"openssl made no certificate:\n{made.stderr}")
+        return ["--ssl-enabled", "--ssl-cert", str(certificate), "--ssl-key", str(key)]
+
     def ready(self) -> bool:
+        scheme = "https" if self._tls else "http"
+        trusting = ssl._create_unverified_context() if self._tls else None
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=1) as reply:
+            with urllib.request.urlopen(
+                f"{scheme}://127.0.0.1:{self.port}/readyz", timeout=1, context=trusting
+            ) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False  # not listening yet, or answering 503 until all its processes are up
+
+
+class PythonPeer(Contender):
+    """One of bench/peers/*.py, run by the interpreter that has its package."""
+
+    def __init__(
+        self, cores: tuple[int, ...], name: str, file: str, package: str, *flags: str, own_environment: bool = False
+    ) -> None:
+        super().__init__(cores)
+        self.name = name
+        self._file = PEERS / file
+        self._package = package
+        self._flags = flags
+        self._python = INSTALLED / "venv" / "bin" / "python" if own_environment else Path(sys.executable)
+
+    def command(self) -> list[str]:
+        return [str(self._python), str(self._file), "--port", str(self.port), *self._flags]
+
+    def missing(self) -> str | None:
+        if not self._file.exists():
+            return NO_CHECKOUT
+        if not self._python.exists():
+            return f"the environment with {self._package}"
+        found = subprocess.run(
+            [str(self._python), "-c", f"import {self._package}"], capture_output=True, check=False
+        ).returncode
+        return f"the Python package {self._package}" if found else None
+
+
+class NodePeer(Contender):
+    """One of bench/peers/node/*.js, run by Node or by Bun."""
+
+    def __init__(
+        self, cores: tuple[int, ...], name: str, file: str, package: str, *, protocol: Protocol = "raw"
+    ) -> None:
+        super().__init__(cores)
+        self.name = name
+        self.protocol = protocol
+        self._file = NODE / file
+        self._package = NODE / "node_modules" / package
+        self._program = str(self._package / "bin" / "bun.exe") if package == "bun" else "node"
+
+    def command(self) -> list[str]:
+        return [self._program, str(self._file), str(self.port)]
+
+    def environment(self) -> dict[str, str]:
+        return {"NODE_ENV": "production"}
+
+    def missing(self) -> str | None:
+        if not self._file.exists():
+            return NO_CHECKOUT
+        if shutil.which(self._program) is None:
+            return self._program
+        return None if self._package.exists() else f"the npm package {self._package.name}"
+
+
+class Packaged(Contender):
+    """A program of the distribution, in build/peers or installed: configured by a file, ready when its port answers."""
+
+    program = ""
+
+    def configuration(self) -> str:
+        raise NotImplementedError
+
+    def arguments(self, configuration: Path) -> list[str]:
+        raise NotImplementedError
+
+    def command(self) -> list[str]:
+        file = self._folder / "configuration"
+        file.write_text(self.configuration())
+        program = self.found(f"usr/sbin/{self.program}")
+        assert program is not None, "missing() was not asked"
+        return [str(program), *self.arguments(file)]
+
+    def found(self, path: str) -> Path | None:
+        return next((root / path for root in (INSTALLED / "root", Path("/")) if (root / path).exists()), None)
+
+    def missing(self) -> str | None:
+        return None if self.found(f"usr/sbin/{self.program}") else self.program
+
+    def ready(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+
+class Nats(Packaged):
+    """nats-server: a room is a subject, a member a subscriber over WebSocket."""
+
+    program = "nats-server"
+    protocol: Protocol = "nats"
+    name = "nats-server"
+
+    def configuration(self) -> str:
+        return f"""
+            host: 127.0.0.1
+            port: {free_port()}
+            max_payload: 1MB
+            max_pending: 256MB
+            max_connections: 60000
+            websocket {{ host: 127.0.0.1, port: {self.port}, no_tls: true, compression: false }}
+        """
+
+    def arguments(self, configuration: Path) -> list[str]:
+        return ["--config", str(configuration)]
+
+    def environment(self) -> dict[str, str]:
+        # Go sees all cores of the machine that the mask allows; one core is what the other peers have.
+        return {"GOMAXPROCS": str(max(1, len(self._cores)))}
+
+
+class Nchan(Packaged):
+    """nginx with nchan: a room is a channel, a member a subscriber that also publishes."""
+
+    program = "nginx"
+    protocol: Protocol = "nchan"
+    name = "nginx nchan"
+    MODULE = "usr/lib/nginx/modules/ngx_nchan_module.so"
+
+    def configuration(self) -> str:
+        return f"""
+            load_module {self.found(self.MODULE)};
+            daemon off; worker_processes 1; worker_rlimit_nofile 60000;
+            pid {self._folder}/pid; error_log stderr warn;
+            events {{ worker_connections 30000; }}
+            http {{
+                access_log off;
+                client_body_temp_path {self._folder}/body; proxy_temp_path {self._folder}/proxy;
+                fastcgi_temp_path {self._folder}/fastcgi; uwsgi_temp_path {self._folder}/uwsgi;
+                scgi_temp_path {self._folder}/scgi;
+                nchan_shared_memory_size 256M;
+                server {{
+                    listen 127.0.0.1:{self.port} backlog=4096;
+                    location ~ ^/(.+)$ {{
+                        nchan_pubsub websocket;
+                        nchan_channel_id $1;
+                        nchan_message_buffer_length 10000;
+                        nchan_subscriber_first_message newest;
+                        nchan_subscribe_existing_channels_only off;
+                    }}
+                }}
+            }}
+        """
+
+    def arguments(self, configuration: Path) -> list[str]:
+        return ["-p", str(self._folder), "-e", "stderr", "-c", str(configuration)]
+
+    def missing(self) -> str | None:
+        return super().missing() or (None if self.found(self.MODULE) else "nginx's module nchan")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all contenders of a comparison have in common. `workers` and what follows are of our server alone."""
+
+    cores: tuple[int, ...] = ()
+    workers: int = 1
+    tls: bool = False
+    flags: tuple[str, ...] = ()
+
+
+OURS = "ours"
+CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
+    OURS: lambda s: OurServer(s.cores, workers=s.workers, flags=s.flags, tls=s.tls),
+    "c-plain": lambda s: CLoop(s.cores),
+    "c-coalescing": lambda s: CLoop(s.cores, coalesce=True),
+    "c-processes": lambda s: CLoop(s.cores, coalesce=True, processes=2),
+    "bun": lambda s: NodePeer(s.cores, "Bun", "bun_server.js", "bun"),
+    "socketify": lambda s: PythonPeer(s.cores, "socketify", "socketify_server.py", "socketify", own_environment=True),
+    "node-ws": lambda s: NodePeer(s.cores, "Node ws", "ws_server.js", "ws"),
+    "websockets": lambda s: PythonPeer(s.cores, "websockets", "websockets_server.py", "websockets"),
+    "picows": lambda s: PythonPeer(s.cores, "picows by hand, coalescing", "picows_server.py", "picows"),
+    "picows-plain": lambda s: PythonPeer(s.cores, "picows, a send a member", "picows_server.py", "picows", "--plain"),
+    "socketio": lambda s: NodePeer(s.cores, "Socket.IO", "socketio_server.js", "socket.io", protocol="socketio"),
+    "nats": lambda s: Nats(s.cores),
+    "nchan": lambda s: Nchan(s.cores),
+}
 
 
 def free_port() -> int:
@@ -145,8 +386,6 @@ def free_port() -> int:
 
 def build_peer(name: str) -> Path:
     """The peer's program, built if it is out of date."""
-    if not (PEERS / "Makefile").exists():
-        raise ContenderError(f"the peers are built in a checkout of the repository; there is none at {PEERS}")
     made = subprocess.run(
         ["make", "--silent", "-C", str(PEERS), f"bin/{name}"], capture_output=True, text=True, check=False
     )

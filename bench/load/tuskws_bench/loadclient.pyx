@@ -19,7 +19,8 @@ from libc.string cimport memcpy, memset, strncpy
 cdef extern from "client.h" nogil:
     enum:
         HISTOGRAM_BUCKETS, STAMP_BYTES, PUBLISHERS_MAX, ERRORS_MAX, NAME_BYTES
-        DIALECT_RAW, DIALECT_TUSK, ACTION_PUBLISH, ACTION_PING, ACTION_NONE
+        DIALECT_RAW, DIALECT_TUSK, DIALECT_NATS, DIALECT_SOCKETIO, DIALECT_NCHAN
+        ACTION_PUBLISH, ACTION_PING, ACTION_PRESENCE, ACTION_PRIVATE, ACTION_JOIN, ACTION_NONE
     ctypedef enum goal_t "enum goal":
         GOAL_TIME, GOAL_READY, GOAL_DELIVERED, GOAL_CLOSED
 
@@ -41,7 +42,7 @@ cdef extern from "client.h" nogil:
         uint32_t publisher, seq
         uint64_t time_us
 
-    int64_t frame_parse(const uint8_t *data, size_t have, frame_t *frame)
+    int64_t frame_parse(const uint8_t *data, size_t have, frame_t *frame, int compression)
     size_t mask_head_bytes(size_t length)
     void frame_seal(uint8_t *at, uint8_t opcode, size_t length, uint32_t key)
     void stamp_tables()
@@ -52,7 +53,8 @@ cdef extern from "client.h" nogil:
         uint64_t connected, ready, failed, closed_early
         uint64_t published, refused, throttled_joins
         uint64_t deliveries, duplicates, out_of_order, skipped, foreign
-        uint64_t gaps, errors, pongs, other_pushes, pings_answered
+        uint64_t gaps, errors, replies, other_pushes, pings_answered
+        uint64_t slow_deliveries, slow_gaps, slow_closed, dropped, returned, compressed, side_commands, side_replies, side_refused
         uint64_t frames, bytes, delivery_bytes, reads, sends, short_sends
         uint64_t opened_ns, last_ready_ns
 
@@ -61,10 +63,14 @@ cdef extern from "client.h" nogil:
         uint64_t count
 
     ctypedef struct conn_t:
-        int32_t room, publisher
+        int32_t room, publisher, side
+        bint slow
 
     ctypedef struct publisher_t:
-        uint32_t conn, number, seq, refused
+        uint32_t conn, number, room, seq, refused
+
+    ctypedef struct side_t:
+        uint32_t conn
 
     ctypedef struct room_t:
         char name[64]
@@ -76,33 +82,55 @@ cdef extern from "client.h" nogil:
         char path[128]
         char token[4096]
         int dialect, action
-        bint batch, windowed
+        bint batch, windowed, compression
+        void *tls
         unsigned run
         uint32_t payload, window, connect_burst
         uint64_t base_ns
         room_t *rooms
         conn_t *conns
         publisher_t *publishers
-        uint32_t room_count, conn_count, publisher_count, number_count, conn_limit, open, random
+        side_t *sides
+        uint32_t room_count, conn_count, publisher_count, number_count, side_count, conn_limit, open, random
+        uint64_t open_interval_ns
         bint publishing
         uint64_t expected, measure_from_us, measure_until_us
         counters_t counters
         error_count_t error_codes[16]
         char first_error[240]
-        histogram_t latency, lateness
+        histogram_t latency, lateness, opening, replies
 
+    void *tls_context()
     bint client_address(client_t *client, const char *host, uint16_t port)
     bint client_allocate(client_t *client)
     bint client_link(client_t *client)
     void client_free(client_t *client)
     void client_run(client_t *client, uint64_t until_ns, goal_t goal)
-    void client_publish(client_t *client, uint64_t first_due_ns, uint64_t interval_ns)
+    void client_publish(client_t *client, uint64_t first_due_ns, uint64_t interval_ns, uint64_t side_interval_ns)
+    void client_drop(client_t *client, uint64_t first_due_ns, uint64_t interval_ns, uint32_t count)
+    void client_pause(client_t *client, bint paused)
     void client_goodbye(client_t *client)
 
 
 TIME, READY, DELIVERED, CLOSED = GOAL_TIME, GOAL_READY, GOAL_DELIVERED, GOAL_CLOSED
 STAMP_LENGTH = STAMP_BYTES
 PUBLISHERS_LIMIT = PUBLISHERS_MAX
+
+DIALECTS = {
+    "raw": DIALECT_RAW,
+    "tusk": DIALECT_TUSK,
+    "nats": DIALECT_NATS,
+    "socketio": DIALECT_SOCKETIO,
+    "nchan": DIALECT_NCHAN,
+}
+ACTIONS = {
+    "publish": ACTION_PUBLISH,
+    "ping": ACTION_PING,
+    "presence": ACTION_PRESENCE,
+    "private": ACTION_PRIVATE,
+    "join": ACTION_JOIN,
+    "none": ACTION_NONE,
+}
 
 stamp_tables()
 
@@ -151,7 +179,7 @@ def parse_frames(bytes data):
     cdef int64_t used
     frames = []
     while left:
-        used = frame_parse(at, left, &frame)
+        used = frame_parse(at, left, &frame, 0)
         if used < 0:
             raise ValueError("a frame that no server may send")
         if used == 0:
@@ -208,9 +236,15 @@ cdef class LoadClient:
         _store(c.authority, sizeof(c.authority), share.authority)
         _store(c.path, sizeof(c.path), share.path)
         _store(c.token, sizeof(c.token), share.token)
-        c.dialect = DIALECT_RAW if share.raw else DIALECT_TUSK
-        c.action = {"publish": ACTION_PUBLISH, "ping": ACTION_PING, "none": ACTION_NONE}[share.action]
+        c.dialect = DIALECTS[share.dialect]
+        c.action = ACTIONS[share.action]
         c.batch = share.batch
+        c.compression = share.compression
+        if share.tls:
+            c.tls = tls_context()
+            if c.tls == NULL:
+                raise RuntimeError("wss:// needs OpenSSL's shared library (libssl), which was not found")
+        c.open_interval_ns = share.open_interval_ns
         c.window = share.window
         c.windowed = share.window > 0
         c.run = share.run
@@ -222,11 +256,13 @@ cdef class LoadClient:
         c.conn_count = share.loose_connections + sum(room.members for room in share.rooms)
         c.publisher_count = sum(len(room.publishers) for room in share.rooms)
         c.number_count = share.publisher_total
+        c.side_count = share.side_connections
         if c.number_count > PUBLISHERS_MAX or c.payload < STAMP_BYTES:
             raise ValueError(f"at most {PUBLISHERS_MAX} publishers, at least {STAMP_BYTES} bytes of payload")
         if not client_allocate(c):
             raise MemoryError
         self._place(share.rooms)
+        self._place_sides()
         if not client_link(c):
             raise MemoryError
 
@@ -237,21 +273,35 @@ cdef class LoadClient:
         for index, room in enumerate(rooms):
             r = &self.c.rooms[index]
             _store(r.name, NAME_BYTES, room.name)
-            r.members = room.members
+            r.members = room.members - room.slow
             r.publisher_base = room.publisher_base
             r.publisher_count = room.publisher_count
-            if len(room.publishers) > room.members:
-                raise ValueError("a publisher is a member: more publishers than members")
+            if len(room.publishers) > room.members - room.slow:
+                raise ValueError("a publisher is a member that reads: more publishers than these")
             first = conn
             for number in room.publishers:
                 self.c.publishers[publisher].conn = conn
+                self.c.publishers[publisher].room = index
                 self.c.publishers[publisher].number = room.publisher_base + number
                 self.c.conns[conn].publisher = publisher
                 conn += 1
                 publisher += 1
-            for conn in range(first, first + r.members):
+            for conn in range(first, first + <uint32_t>room.members):
                 self.c.conns[conn].room = index
-            conn = first + r.members
+                self.c.conns[conn].slow = conn - first >= r.members
+            conn = first + <uint32_t>room.members
+        if self.c.action == ACTION_PRIVATE:  # each room is the mailbox of one; its neighbour writes to it
+            for publisher in range(self.c.publisher_count):
+                r = &self.c.rooms[(publisher + 1) % self.c.room_count]
+                r.publisher_base = self.c.publishers[publisher].number
+                self.c.publishers[publisher].room = (publisher + 1) % self.c.room_count
+
+    cdef _place_sides(self):
+        """The last connections, behind those of the rooms."""
+        cdef uint32_t side, first = self.c.conn_count - self.c.side_count
+        for side in range(self.c.side_count):
+            self.c.sides[side].conn = first + side
+            self.c.conns[first + side].side = side
 
     def __dealloc__(self):
         if self.c != NULL:
@@ -269,9 +319,18 @@ cdef class LoadClient:
         self.c.measure_from_us = (from_ns - self.c.base_ns) // 1000
         self.c.measure_until_us = (until_ns - self.c.base_ns) // 1000
 
-    def publish(self, uint64_t first_due_ns, uint64_t interval_ns):
-        """Closed loop when `interval_ns` is 0: each publisher fills its window. Else one message an interval."""
-        client_publish(self.c, first_due_ns, interval_ns)
+    def publish(self, uint64_t first_due_ns, uint64_t interval_ns, uint64_t side_interval_ns=0):
+        """Closed loop when `interval_ns` is 0: each publisher fills its window. Else one message an interval.
+        Side connections send a command each `side_interval_ns`."""
+        client_publish(self.c, first_due_ns, interval_ns, side_interval_ns)
+
+    def drop(self, uint64_t first_due_ns, uint64_t interval_ns, uint32_t count):
+        """Drop `count` connections, one an interval or all at once, and open each again."""
+        client_drop(self.c, first_due_ns, interval_ns, count)
+
+    def pause(self, bint paused):
+        """The slow members stop reading, or read again."""
+        client_pause(self.c, paused)
 
     def stop(self):
         self.c.publishing = False
@@ -300,7 +359,7 @@ cdef class LoadClient:
         """{index of the room in the share: messages sent by its publishers here, less those refused}."""
         totals = {}
         for i in range(self.c.publisher_count):
-            room = self.c.conns[self.c.publishers[i].conn].room
+            room = self.c.publishers[i].room
             totals[room] = totals.get(room, 0) + self.c.publishers[i].seq - self.c.publishers[i].refused
         return totals
 
@@ -312,3 +371,11 @@ cdef class LoadClient:
 
     def lateness(self):
         return PyBytes_FromStringAndSize(<char *>&self.c.lateness, sizeof(histogram_t))
+
+    def opening(self):
+        """From when a connection was to open until it was ready, joined where it joins."""
+        return PyBytes_FromStringAndSize(<char *>&self.c.opening, sizeof(histogram_t))
+
+    def replies(self):
+        """From when a side connection's command was to leave until its reply."""
+        return PyBytes_FromStringAndSize(<char *>&self.c.replies, sizeof(histogram_t))

@@ -30,6 +30,8 @@ SLICE_S = 0.05
 PROGRESS_S = 0.25
 LEAVE_S = 3.0
 SPARE_DESCRIPTORS = 64
+SLOW_WAKE_MAX_S = 10.0
+SLOW_QUIET_S = 0.3
 
 Counters = dict[str, int]
 
@@ -42,6 +44,7 @@ class Progress:
 @dataclass(frozen=True, slots=True)
 class Opened:
     counters: Counters
+    share: float
     error_codes: dict[str, int]
     first_error: str
 
@@ -59,6 +62,7 @@ class Stopped:
     before: Counters
     after: Counters
     cpu_s: float
+    by_second: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,8 @@ class Finished:
     first_error: str
     latency: bytes
     lateness: bytes
+    opening: bytes
+    replies: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +126,10 @@ class LoadProcess:
 
     def work(self, connect_timeout_s: float) -> None:
         client = self._client
+        began, cpu_before = time.monotonic(), time.process_time()
         self._open(connect_timeout_s)
-        self._pipe.send(Opened(client.counters(), client.error_codes(), client.first_error()))
+        share = (time.process_time() - cpu_before) / (time.monotonic() - began)
+        self._pipe.send(Opened(client.counters(), share, client.error_codes(), client.first_error()))
         while not isinstance(command := self._serve_until_told(), Leave):
             if isinstance(command, Timing):
                 self._publish(command)
@@ -147,18 +155,38 @@ class LoadProcess:
 
     def _publish(self, timing: Timing) -> None:
         client = self._client
+        share = self._share
         client.measure(timing.measure_from_ns, timing.measure_until_ns)
         self._run_to(timing.start_ns)
-        client.publish(timing.start_ns + self._share.phase_ns, self._share.interval_ns)
+        if share.slow:
+            client.pause(True)
+        if share.action != "join":
+            client.publish(timing.start_ns + share.phase_ns, share.interval_ns, share.side_interval_ns)
         self._run_to(timing.measure_from_ns)
         before, cpu_before = client.counters(), time.process_time()
-        self._run_to(timing.measure_until_ns)
+        if share.drops:
+            client.drop(timing.measure_from_ns, share.drop_interval_ns, share.drops)
+        by_second = self._count_seconds(timing)
         after, cpu_after = client.counters(), time.process_time()
         client.stop()
-        self._pipe.send(Stopped(self._published(), before, after, cpu_after - cpu_before))
+        self._pipe.send(Stopped(self._published(), before, after, cpu_after - cpu_before, by_second))
+
+    def _count_seconds(self, timing: Timing) -> list[int]:
+        """Run to the end of the interval; deliveries in each second of it."""
+        counted, last = [], self._client.counters()["deliveries"]
+        at_ns = timing.measure_from_ns
+        while at_ns < timing.measure_until_ns:
+            at_ns = min(at_ns + 1_000_000_000, timing.measure_until_ns)
+            self._run_to(at_ns)
+            now = self._client.counters()["deliveries"]
+            counted.append(now - last)
+            last = now
+        return counted
 
     def _published(self) -> dict[str, int]:
-        """Accepted messages by room, as far as refusals have come back."""
+        """Accepted messages by room, as far as refusals have come back; of a reconnect storm, what was dropped."""
+        if self._share.action == "join":
+            return {"": self._client.counters()["dropped"]}
         return {self._share.rooms[index].name: count for index, count in self._client.published_by_room().items()}
 
     def _drain(self, drain: Drain) -> None:
@@ -173,6 +201,8 @@ class LoadProcess:
                 break
             client.run(_ns_from_now(SLICE_S), DELIVERED)
         client.run(_ns_from_now(SLICE_S))  # a duplicate would come now
+        if self._share.slow:
+            self._wake_slow()
         self._pipe.send(
             Finished(
                 self._published(),
@@ -182,8 +212,23 @@ class LoadProcess:
                 client.first_error(),
                 client.latency(),
                 client.lateness(),
+                client.opening(),
+                client.replies(),
             )
         )
+
+    def _wake_slow(self) -> None:
+        """The slow members read what is left for them: messages, gaps, or the end of the connection."""
+        client = self._client
+        client.pause(False)
+        until = time.monotonic() + SLOW_WAKE_MAX_S
+        seen: object = None
+        while time.monotonic() < until:
+            client.run(_ns_from_now(SLOW_QUIET_S))
+            counters = client.counters()
+            if seen == (now := [counters[name] for name in ("bytes", "slow_deliveries", "slow_gaps", "slow_closed")]):
+                return
+            seen = now
 
     def _run_to(self, until_ns: int) -> None:
         while time.monotonic_ns() < until_ns:

@@ -13,8 +13,25 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["fanout", "rooms", "echo", "idle"]
-Protocol = Literal["tusk", "raw"]
+Kind = Literal["fanout", "slow", "rooms", "mixed", "private", "presence", "echo", "join", "reconnect", "idle"]
+Protocol = Literal["tusk", "raw", "nats", "socketio", "nchan"]
+Action = Literal["publish", "ping", "presence", "private", "join", "none"]
+
+# Members of one or many rooms; one connection each; nobody is asked to do anything.
+ROOM_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "presence", "join", "reconnect")
+LONE_KINDS: tuple[Kind, ...] = ("echo", "private")
+RESTING_KINDS: tuple[Kind, ...] = ("idle", "join")
+# Messages that get a place in a sequence.
+ORDERED_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "private")
+# What only our protocol has.
+TUSK_KINDS: tuple[Kind, ...] = ("private", "presence", "mixed")
+
+# What a run counts, by kind; where it is not named, a delivery.
+UNITS: dict[Kind, str] = {"echo": "reply", "presence": "reply", "reconnect": "reconnect"}
+PLURALS = {"delivery": "deliveries", "reply": "replies", "reconnect": "reconnects"}
+
+FIXED_PATHS: dict[Protocol, str] = {"nats": "/", "socketio": "/socket.io/?EIO=4&transport=websocket"}
+STAMP_BYTES = 16
 
 
 class PlanError(ValueError):
@@ -23,11 +40,14 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RoomShare:
+    """`members` in this process; the last `slow` of them do not read while messages are published."""
+
     name: str
     members: int
     publisher_base: int
     publisher_count: int
     publishers: tuple[int, ...]
+    slow: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +61,19 @@ class Share:
     authority: str
     path: str
     token: str
-    raw: bool
-    action: Literal["publish", "ping", "none"]
+    dialect: Protocol
+    tls: bool
+    compression: bool
+    action: Action
     batch: bool
     window: int
     interval_ns: int
     phase_ns: int
+    open_interval_ns: int
+    drops: int
+    drop_interval_ns: int
+    side_connections: int
+    side_interval_ns: int
     run: int
     payload: int
     connect_burst: int
@@ -59,10 +86,23 @@ class Share:
     def connections(self) -> int:
         return self.loose_connections + sum(room.members for room in self.rooms)
 
+    @property
+    def fans_out(self) -> bool:
+        """A message reaches all members of its room; else what is done concerns one connection alone."""
+        return self.action in ("publish", "private")
+
+    @property
+    def slow(self) -> int:
+        return sum(room.slow for room in self.rooms)
+
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """One run. `rate` 0 is the closed loop: each publisher keeps `window` messages outstanding."""
+    """One run. `rate` 0 is the closed loop: each publisher keeps `window` messages outstanding.
+
+    `slow`: per cent of a room's members that do not read. `drop`: per cent of all connections that are dropped
+    (reconnect), `drop_rate` of them a second, 0: all at once. `side`: connections of `mixed` that send other commands.
+    """
 
     kind: Kind
     url: str = "ws://127.0.0.1:8080/"
@@ -75,6 +115,12 @@ class Scenario:
     rate: float = 0.0
     window: int = 64
     batch: bool = False
+    compression: bool = False
+    slow: float = 0.0
+    drop: float = 100.0
+    drop_rate: float = 0.0
+    side: int = 0
+    side_rate: float = 0.0
     duration_s: float = 10.0
     warmup_s: float = 2.0
     settle_s: float = 2.0
@@ -83,43 +129,80 @@ class Scenario:
     processes: int = 1
     cores: tuple[int, ...] = ()
     connect_burst: int = 64
+    connect_rate: float = 0.0
     server_pid: int = 0
     token: str = field(default="", repr=False)
 
     @property
     def connections(self) -> int:
-        return self.rooms * self.members if self.kind in ("fanout", "rooms") else self.members
+        return (self.rooms * self.members if self.kind in ROOM_KINDS else self.members) + self.side
 
     @property
     def open_loop(self) -> bool:
         return self.rate > 0
 
+    @property
+    def publishes(self) -> bool:
+        return self.kind not in ("idle", "join", "reconnect")
+
+    @property
+    def unit(self) -> str:
+        return UNITS.get(self.kind, "delivery")
+
+    @property
+    def dropped(self) -> int:
+        """Connections that a reconnect storm drops, all processes together."""
+        return round(self.connections * self.drop / 100) if self.kind == "reconnect" else 0
+
     def endpoint(self) -> tuple[str, int, str, str]:
         """(host, port, authority for the Host header, path)."""
         parts = urlsplit(self.url)
-        if parts.scheme != "ws" or not parts.hostname:
-            raise PlanError(f"--url must be ws://HOST:PORT/PATH, not {self.url!r}")
+        if parts.scheme not in ("ws", "wss") or not parts.hostname:
+            raise PlanError(f"--url must be ws://HOST:PORT/PATH or wss://HOST:PORT/PATH, not {self.url!r}")
         path = parts.path or "/"
-        return parts.hostname, parts.port or 80, parts.netloc, path + (f"?{parts.query}" if parts.query else "")
+        port = parts.port or (443 if self.tls else 80)
+        return parts.hostname, port, parts.netloc, path + (f"?{parts.query}" if parts.query else "")
+
+    @property
+    def tls(self) -> bool:
+        return self.url.startswith("wss:")
 
     def payload_bytes(self) -> int:
-        """Bytes of one message value (tusk) or of one frame's payload (raw)."""
+        """Bytes of one message value (tusk) or of one frame's payload (the others)."""
         if self.protocol == "tusk" or not self.wire:
             return self.payload
         head = 2 if self.wire <= 127 else 4 if self.wire <= 65539 else 10
         return self.wire - head
 
+    def slow_members(self) -> int:
+        """Of each room."""
+        return round(self.members * self.slow / 100) if self.kind == "slow" else 0
+
     def validate(self) -> None:
-        if self.payload_bytes() < 16:
+        if self.payload_bytes() < STAMP_BYTES:
             raise PlanError("a message carries a stamp of 16 bytes: --payload at least 16 (--wire at least 18)")
         if self.wire and self.protocol == "tusk":
             raise PlanError("--wire is the length of a raw frame; with --protocol tusk the server decides it")
-        if self.kind in ("fanout", "rooms") and not 1 <= self.publishers <= self.members:
-            raise PlanError("a room's publishers are members of it: 1 <= --publishers <= --members")
-        if not self.open_loop and self.window < 1:
+        if not 0 <= self.slow <= 100 or not 0 < self.drop <= 100:
+            raise PlanError("--slow and --drop are per cent")
+        if self.kind in TUSK_KINDS and self.protocol != "tusk":
+            raise PlanError(f"{self.kind} needs --protocol tusk: the other protocols have no such thing")
+        if self.kind in ROOM_KINDS and self.publishes:
+            reading = self.members - self.slow_members()
+            if not 1 <= self.publishers <= reading:
+                raise PlanError("a room's publishers are members of it that read: 1 <= --publishers <= --members")
+        if self.publishes and not self.open_loop and self.window < 1:
             raise PlanError("the closed loop needs --window of at least 1 (or give --rate)")
+        if self.kind == "private" and self.members < 2 * self.processes:
+            raise PlanError("a private message needs two users in each load process")
+        if self.side and self.batch:
+            raise PlanError("--batch hides which command a reply belongs to: not with side connections")
+        if min(self.rate, self.side_rate, self.drop_rate, self.connect_rate, self.side) < 0:
+            raise PlanError("rates are not negative")
         if min(self.members, self.rooms, self.processes, self.connect_burst) < 1:
             raise PlanError("members, rooms, processes and the connect burst are at least 1")
+        if self.kind in ROOM_KINDS and 1 < self.rooms < self.processes:
+            raise PlanError("many rooms are never split: at least as many --rooms as load processes")
         if self.connections < self.processes:
             raise PlanError("more load processes than connections")
 
@@ -127,75 +210,99 @@ class Scenario:
         """`name` makes the room names of this run unique; `run` (0..63) stands in every stamp."""
         self.validate()
         _, port, authority, path = self.endpoint()
-        raw = self.protocol == "raw"
-        rooms = [self._rooms_of(index, name) for index in range(self.processes)]
         shares = []
-        for index, (mine, loose) in enumerate(rooms):
-            publishers = sum(len(room.publishers) for room in mine)
-            interval_ns = 0
-            if self.open_loop and publishers:
-                interval_ns = max(1, round(1e9 * self.publishers / (self.rate * publishers)))
-            shares.append(
-                Share(
-                    index=index,
-                    core=self.cores[index % len(self.cores)] if self.cores else None,
-                    address=address,
-                    port=port,
-                    authority=authority,
-                    path=self._path(raw, path),
-                    token=self.token,
-                    raw=raw,
-                    action=self._action(raw),
-                    batch=self.batch,
-                    window=0 if self.open_loop or self.kind == "idle" else self.window,
-                    interval_ns=interval_ns,
-                    phase_ns=interval_ns * index // self.processes,
-                    run=run,
-                    payload=self.payload_bytes(),
-                    connect_burst=self.connect_burst,
-                    base_ns=base_ns,
-                    publisher_total=self._publisher_total(),
-                    loose_connections=loose,
-                    rooms=mine,
-                )
+        for index in range(self.processes):
+            rooms = self._rooms_of(index, name)
+            publishers = sum(len(room.publishers) for room in rooms)
+            members = sum(room.members for room in rooms)
+            side = _part(self.side, index, self.processes)
+            loose = _part(self.members, index, self.processes) if self.kind == "idle" else side
+            interval_ns = _interval_ns(self.rate * publishers / self.publishers) if self.publishes else 0
+            share = Share(
+                index=index,
+                core=self.cores[index % len(self.cores)] if self.cores else None,
+                address=address,
+                port=port,
+                authority=authority,
+                path=self._path(path),
+                token=self.token,
+                dialect=self.protocol,
+                tls=self.tls,
+                compression=self.compression,
+                action=self._action(),
+                batch=self.batch,
+                window=self.window if self.publishes and not self.open_loop else 0,
+                interval_ns=interval_ns,
+                phase_ns=interval_ns * index // self.processes,
+                open_interval_ns=_interval_ns(self.connect_rate * (members + loose) / self.connections),
+                drops=_part(self.dropped, index, self.processes),
+                drop_interval_ns=_interval_ns(self.drop_rate / self.processes),
+                side_connections=side,
+                side_interval_ns=_interval_ns(self.side_rate * side / self.side) if self.side else 0,
+                run=run,
+                payload=self.payload_bytes(),
+                connect_burst=self.connect_burst,
+                base_ns=base_ns,
+                publisher_total=self._publisher_total(),
+                loose_connections=loose,
+                rooms=rooms,
             )
+            shares.append(share)
         return shares
 
-    def _path(self, raw: bool, path: str) -> str:
-        """Empty: the room's own path, which is how a raw server is told the room."""
-        if not raw:
+    def _path(self, path: str) -> str:
+        """Empty: the room's own path, which is how a raw server and nchan are told the room."""
+        if self.protocol == "tusk":
             return path
-        return {"fanout": "", "rooms": "", "echo": "/echo", "idle": "/idle"}[self.kind]
+        if self.protocol in FIXED_PATHS:
+            return FIXED_PATHS[self.protocol]
+        if self.kind == "idle":
+            return "/idle"
+        return "/echo" if self.kind == "echo" and self.protocol == "raw" else ""
 
-    def _action(self, raw: bool) -> Literal["publish", "ping", "none"]:
+    def _action(self) -> Action:
         if self.kind == "idle":
             return "none"
-        return "ping" if self.kind == "echo" and not raw else "publish"
+        if self.kind in ("join", "reconnect"):
+            return "join"
+        if self.kind == "echo" and self.protocol == "tusk":
+            return "ping"
+        if self.kind == "private":
+            return "private"
+        return "presence" if self.kind == "presence" else "publish"
 
     def _publisher_total(self) -> int:
-        if self.kind == "idle":
+        if not self.publishes:
             return 0
-        return self.members if self.kind == "echo" else self.rooms * self.publishers
+        return self.members if self.kind in LONE_KINDS else self.rooms * self.publishers
 
-    def _rooms_of(self, process: int, name: str) -> tuple[list[RoomShare], int]:
-        """The rooms of one process, and its connections outside any room."""
+    def _rooms_of(self, process: int, name: str) -> list[RoomShare]:
+        """The rooms of one process, with the part of the members that lives in it."""
         if self.kind == "idle":
-            return [], _part(self.members, process, self.processes)
-        if self.kind == "echo":  # each connection is a room of one that it publishes to
+            return []
+        if self.kind in LONE_KINDS:  # each connection is a room of one, and a publisher
             numbers = range(process, self.members, self.processes)
-            return [RoomShare(f"{name}-{number:06d}", 1, number, 1, (0,)) for number in numbers], 0
+            return [RoomShare(f"{name}-{number:06d}", 1, number, 1, (0,)) for number in numbers]
+        publishers = self.publishers if self.publishes else 0
+        slow = self.slow_members()
         if self.rooms == 1:
-            mine = tuple(range(process, self.publishers, self.processes))
+            mine = tuple(range(process, publishers, self.processes))
             members = _part(self.members, process, self.processes)
-            if len(mine) > members:
+            slow = _part(slow, process, self.processes)
+            if len(mine) > members - slow:
                 raise PlanError("more publishers than members in a load process: fewer --processes or more --members")
-            return [RoomShare(f"{name}-000000", members, 0, self.publishers, mine)], 0
-        everyone = tuple(range(self.publishers))
+            return [RoomShare(f"{name}-000000", members, 0, publishers, mine, slow)]
+        everyone = tuple(range(publishers))
         return [
-            RoomShare(f"{name}-{room:06d}", self.members, room * self.publishers, self.publishers, everyone)
+            RoomShare(f"{name}-{room:06d}", self.members, room * publishers, publishers, everyone, slow)
             for room in range(process, self.rooms, self.processes)
-        ], 0
+        ]
 
 
 def _part(total: int, index: int, parts: int) -> int:
     return total // parts + (index < total % parts)
+
+
+def _interval_ns(rate: float) -> int:
+    """0 where there is no rate: then it is not the clock that decides."""
+    return max(1, round(1e9 / rate)) if rate > 0 else 0

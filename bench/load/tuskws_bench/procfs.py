@@ -1,8 +1,11 @@
-"""What the kernel says about the server's processes and the machine: CPU time, PSS, who listens on a port.
+"""What the kernel says about the server's processes and the machine: CPU time, PSS, its own memory, who has a port.
 
 CPU of a tree = utime + stime of every live process in it, plus cutime + cstime (children that were reaped), so a worker
 that was killed and replaced within the interval is counted. PSS is the sum of smaps_rollup: shared pages are divided
 among those who share them, and memory of dead processes is not memory.
+
+What the kernel itself holds for connections belongs to no process: it is read for the whole machine, as the objects of
+the slab caches that a connection uses plus the pages of TCP's buffers. On a loopback that is both ends of each one.
 """
 
 from __future__ import annotations
@@ -13,7 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 PROC = Path("/proc")
+# A descriptor, its inode, the socket, its place in an epoll. What is queued is in sockstat. Left out: the directory
+# entry (192 bytes), since that cache holds the files of the whole machine too and swings by more than sockets weigh.
+CONNECTION_CACHES = {
+    *("TCP", "TCPv6", "sock_inode_cache", "filp", "eventpoll_epi", "eventpoll_pwq", "tcp_bind_bucket"),
+    "tcp_bind2_bucket",
+}
 
 
 class NoServerError(RuntimeError):
@@ -96,6 +106,19 @@ def _pss_bytes(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+
+
+def kernel_memory_bytes() -> int | None:
+    """What the kernel holds for all sockets and their descriptors; None where it does not say (slabinfo is root's)."""
+    try:
+        slabs = (PROC / "slabinfo").read_text().splitlines()
+        sockets = (PROC / "net" / "sockstat").read_text().splitlines()
+    except (FileNotFoundError, PermissionError):
+        return None
+    objects = (line.split() for line in slabs if line.split(None, 1)[0] in CONNECTION_CACHES)
+    held = sum(int(fields[1]) * int(fields[3]) for fields in objects)
+    tcp = next(line.split() for line in sockets if line.startswith("TCP:"))
+    return held + int(tcp[tcp.index("mem") + 1]) * PAGE_BYTES
 
 
 def machine_busy_s() -> float:

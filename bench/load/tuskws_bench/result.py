@@ -1,11 +1,17 @@
 """Turn what the processes reported into one Result: rates, loss, latency, and what it cost on both sides.
 
 Definitions, once (the README's table and `--json` use the same words):
-    deliveries      pushes (or echoes) that reached a member within the measured interval, each message once a member
-    lost            accepted messages x members, less what arrived, over the whole run, after the drain
+    deliveries      what the run is about, within the measured interval: pushes (or echoes) that reached a member, each
+                    message once a member; `presence` and `echo`: commands answered; `reconnect`: connections that came
+                    back and were ready again. `unit` names it
+    published       messages sent over the whole run; `accepted` those not refused; `broker_records` those that our
+                    server's broker says it gave a place in a sequence
+    lost            accepted messages x members, less what arrived, over the whole run, after the drain; of replies and
+                    reconnects: those that did not come
     latency         intended send time to arrival, of every message that was to leave within the interval, even if it
                     came after it: an overloaded server cannot hide its slowest ones (no coordinated omission in the
                     open loop; in the closed loop a slow server slows the sender, so it is a service time)
+    opening         from when a connection was to open until it was ready (joined where it joins)
     server µs       utime + stime of the server's whole process tree in the interval, divided by deliveries
 """
 
@@ -17,10 +23,13 @@ from typing import Any
 
 from tuskws_bench.loadclient import Histogram
 from tuskws_bench.loadproc import Counters, Finished, Opened, Stopped
-from tuskws_bench.plan import Scenario
+from tuskws_bench.plan import PLURALS, RESTING_KINDS, Scenario
 
 SATURATED = 0.9
 FOREIGN_LOAD_MAX = 0.25
+# The kernel's figures are of the whole machine: of fewer connections they would mostly tell what others did.
+KERNEL_CONNECTIONS_MIN = 500
+CURVE = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.975, 0.99, 0.995, 0.9975, 0.999, 0.9995, 0.9999, 1.0)
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99_9": 0.999}
 
 
@@ -44,6 +53,8 @@ class Run:
     opening_cpu_s: float
     interval: Interval
     pss: tuple[int, int]
+    kernel: int | None
+    records: int | None
     stopped: list[Stopped]
     finished: list[Finished]
     lost: int
@@ -54,11 +65,17 @@ class Result:
     """One run's figures. None: could not be measured (a server on another machine, nothing delivered)."""
 
     scenario: dict[str, Any]
+    unit: str
     seconds: float
     connections: int
     deliveries: int
     deliveries_per_s: float
     messages_per_s: float
+    deliveries_by_second: list[int]
+    published: int
+    accepted: int
+    broker_records: int | None
+    pushes_per_s: float
     lost: int
     duplicates: int
     out_of_order: int
@@ -69,7 +86,13 @@ class Result:
     first_error: str
     closed_early: int
     latency_us: dict[str, int]
+    latency_curve_us: list[tuple[float, int]]
     lateness_us: dict[str, int]
+    opening_us: dict[str, int]
+    side_commands: int
+    side_replies_us: dict[str, int]
+    slow_members: dict[str, int]
+    compressed: int
     server_cpu_us_per_delivery: float | None
     server_cores: float | None
     server_cpu_s_by_process: dict[str, float]
@@ -79,6 +102,8 @@ class Result:
     server_cpu_us_per_handshake: float | None
     pss_bytes: int
     pss_bytes_per_connection: float | None
+    kernel_bytes_per_connection: float | None
+    opening_share: list[float]
     harness_share: list[float]
     load_client_was_the_bottleneck: bool
     foreign_cores: float
@@ -101,6 +126,7 @@ def compose(scenario: Scenario, run: Run) -> Result:
     for reported in run.finished:
         errors.update(reported.error_codes)
     shares = [round(cpu_s / interval.seconds, 3) for cpu_s in interval.harness_cpu_s]
+    opening_shares = [round(each.share, 3) for each in run.opened]
     known = interval.server_cpu_s if interval.server_by_process else None
     deliveries = measured["deliveries"]
     own_s = sum(interval.harness_cpu_s) + interval.parent_cpu_s
@@ -110,11 +136,17 @@ def compose(scenario: Scenario, run: Run) -> Result:
     described = {key: value for key, value in asdict(scenario).items() if key != "token"}
     return Result(
         scenario=described,
+        unit=scenario.unit,
         seconds=round(interval.seconds, 3),
         connections=ready,
         deliveries=deliveries,
         deliveries_per_s=round(deliveries / interval.seconds, 1),
         messages_per_s=round(measured["published"] / interval.seconds, 1),
+        deliveries_by_second=_add_up([each.by_second for each in run.stopped]),
+        published=total["published"],
+        accepted=total["published"] - total["refused"],
+        broker_records=run.records,
+        pushes_per_s=round(measured["other_pushes"] / interval.seconds, 1),
         lost=run.lost,
         duplicates=total["duplicates"],
         out_of_order=total["out_of_order"],
@@ -125,7 +157,13 @@ def compose(scenario: Scenario, run: Run) -> Result:
         first_error=next((each.first_error for each in run.finished if each.first_error), ""),
         closed_early=total["closed_early"],
         latency_us=_percentiles([each.latency for each in run.finished]),
+        latency_curve_us=_curve([each.latency for each in run.finished]),
         lateness_us=_percentiles([each.lateness for each in run.finished]) if scenario.open_loop else {},
+        opening_us=_percentiles([each.opening for each in run.finished]),
+        side_commands=total["side_commands"],
+        side_replies_us=_percentiles([each.replies for each in run.finished]),
+        slow_members=_slow(scenario, total),
+        compressed=total["compressed"],
         server_cpu_us_per_delivery=_ratio(known, deliveries, 1e6),
         server_cores=_ratio(known, interval.seconds),
         server_cpu_s_by_process={name: round(spent, 3) for name, spent in interval.server_by_process.items()},
@@ -135,8 +173,11 @@ def compose(scenario: Scenario, run: Run) -> Result:
         server_cpu_us_per_handshake=_ratio(run.opening_cpu_s if known is not None else None, ready, 1e6),
         pss_bytes=run.pss[1],
         pss_bytes_per_connection=_ratio(grown if known is not None else None, ready),
+        kernel_bytes_per_connection=_ratio(run.kernel if ready >= KERNEL_CONNECTIONS_MIN else None, ready),
+        opening_share=opening_shares,
         harness_share=shares,
-        load_client_was_the_bottleneck=bool(shares) and max(shares) > SATURATED,
+        load_client_was_the_bottleneck=max(shares if scenario.kind not in RESTING_KINDS else opening_shares)
+        > SATURATED,
         foreign_cores=round(foreign, 3),
         problems=_problems(scenario, run, total, deliveries),
     )
@@ -153,10 +194,32 @@ def _ratio(value: float | None, count: float, scale: float = 1.0) -> float | Non
     return None if value is None or not count else round(value / count * scale, 4)
 
 
-def _percentiles(histograms: list[bytes]) -> dict[str, int]:
+def _add_up(columns: list[list[int]]) -> list[int]:
+    return [sum(second) for second in zip(*columns, strict=True)]
+
+
+def _slow(scenario: Scenario, total: Counter[str]) -> dict[str, int]:
+    """What became of the members that did not read; empty where all did."""
+    members = scenario.rooms * scenario.slow_members()
+    names = {"delivered_late": "slow_deliveries", "gaps": "slow_gaps", "closed": "slow_closed"}
+    return {"members": members, **{name: total[counter] for name, counter in names.items()}} if members else {}
+
+
+def _merged(histograms: list[bytes]) -> Histogram:
     merged = Histogram()
     for data in histograms:
         merged.merge(data)
+    return merged
+
+
+def _curve(histograms: list[bytes]) -> list[tuple[float, int]]:
+    """The distribution as a picture needs it: denser towards 1, where the slow ones are."""
+    merged = _merged(histograms)
+    return [(fraction, merged.percentile(fraction)) for fraction in CURVE] if merged.count else []
+
+
+def _percentiles(histograms: list[bytes]) -> dict[str, int]:
+    merged = _merged(histograms)
     figures = {name: merged.percentile(fraction) for name, fraction in PERCENTILES.items()}
     return {**figures, "max": merged.max, "count": merged.count} if merged.count else {}
 
@@ -175,16 +238,23 @@ def _problems(scenario: Scenario, run: Run, total: Counter[str], deliveries: int
         hint = ": start the server with --disable-rate-limiting" if limited else ""
         found.append(f"{total['refused']} commands were refused{hint}")
     if run.lost:
-        found.append(f"{run.lost} deliveries lost")
+        found.append(f"{run.lost} {PLURALS[scenario.unit]} lost")
+    if total["failed"]:
+        found.append(f"{total['failed']} connections failed to open again")
     for name, text in (
         ("duplicates", "deliveries came twice"),
         ("out_of_order", "deliveries out of order"),
         ("gaps", "gaps announced by the server"),
         ("foreign", "messages that the harness does not know"),
         ("closed_early", "connections closed early"),
+        ("side_refused", "commands of side connections were refused"),
     ):
         if total[name]:
             found.append(f"{total[name]} {text}")
-    if scenario.kind != "idle" and not deliveries:
+    if scenario.kind not in RESTING_KINDS and not deliveries:
         found.append("nothing was delivered in the measured interval")
+    if scenario.compression and scenario.publishes and not total["compressed"]:
+        found.append(
+            "compression was agreed but no message came compressed: is --payload below the server's least size?"
+        )
     return found

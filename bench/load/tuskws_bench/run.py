@@ -15,27 +15,35 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from tuskws_bench import loadproc, procfs
+from tuskws_bench import counted, loadproc, procfs
 from tuskws_bench.loadproc import Counters, Drain, Failed, Finished, Leave, Opened, Progress, Stopped, Timing
-from tuskws_bench.plan import Scenario, Share
+from tuskws_bench.plan import ORDERED_KINDS, RESTING_KINDS, Scenario, Share
 from tuskws_bench.result import Interval, Result, Run, compose
 
 START_DELAY_S = 0.1
 DRAIN_MAX_S = 60.0
+RECORDS_POLL_S = 0.1
 LOCAL_NAMES = ("localhost", "127.", "::1")
 
 Message = TypeVar("Message")
-OnProgress = Callable[[str, Counters], None]
+# Phase, counters of all load processes, the part of the phase that is done (None: nobody knows).
+OnProgress = Callable[[str, Counters, float | None], None]
 
 
 class RunError(RuntimeError):
     """The scenario could not be run; the text is for the person who started it."""
 
 
-def run(scenario: Scenario, on_progress: OnProgress = lambda phase, counters: None) -> Result:
+def run(
+    scenario: Scenario,
+    on_progress: OnProgress = lambda phase, counters, done: None,
+    control_socket: Path | None = None,
+) -> Result:
+    """`control_socket`: where our server answers with its counters, if not at the place its port gives it."""
     scenario.validate()
     host, port, _, _ = scenario.endpoint()
     shares = scenario.shares(
@@ -45,23 +53,41 @@ def run(scenario: Scenario, on_progress: OnProgress = lambda phase, counters: No
         base_ns=time.monotonic_ns(),
     )
     server = Server(scenario.server_pid, host, port)
-    with Crew(shares, scenario.connect_timeout_s, on_progress) as crew:
-        pss_before, cpu_before = server.pss_bytes(), server.cpu()
+
+    with Crew(scenario, shares, on_progress) as crew:
+        before, cpu_before = Memory(server), server.cpu()
         crew.start()
         opened = crew.gather(Opened, "connecting", scenario.connect_timeout_s + 5)
         opening_cpu_s = server.cpu_since(cpu_before)
         _check_opened(scenario, opened)
+        records = Records(scenario, server, crew, control_socket or counted.default_socket(port))
         stopped: list[Stopped] = []
-        if scenario.kind == "idle":
+        if scenario.kind in RESTING_KINDS:
             crew.pause("settling", scenario.settle_s)
+            memory = Memory(server)
             interval = _rest(scenario, server, crew)
         else:
             interval, stopped = _measure(scenario, server, crew)
-        pss = (pss_before, server.pss_bytes())
+            memory = Memory(server)
         finished = _drain(scenario, shares, crew, stopped)
+        accepted = sum(each.counters["published"] - each.counters["refused"] for each in finished)
+        made = records.since(accepted)
         crew.tell(Leave())
     lost = sum(_expected(shares, finished)) - sum(each.unique_deliveries for each in finished)
-    return compose(scenario, Run(opened, opening_cpu_s, interval, pss, stopped, finished, lost))
+    return compose(
+        scenario,
+        Run(
+            opened=opened,
+            opening_cpu_s=opening_cpu_s,
+            interval=interval,
+            pss=(before.pss_bytes, memory.pss_bytes),
+            kernel=memory.kernel_since(before),
+            records=made,
+            stopped=stopped,
+            finished=finished,
+            lost=lost,
+        ),
+    )
 
 
 def _resolve(host: str, port: int) -> str:
@@ -111,11 +137,14 @@ def _drain(scenario: Scenario, shares: list[Share], crew: Crew, stopped: list[St
 
 
 def _expected(shares: list[Share], reports: Sequence[Stopped | Finished]) -> list[int]:
-    """Deliveries that each load process is owed, by what all of them published in its rooms."""
+    """Deliveries that each load process is owed, by what all of them published in its rooms. Where nothing fans out: by
+    what it did itself."""
+    if not all(share.fans_out for share in shares):
+        return [sum(report.published_by_room.values()) for report in reports] or [0] * len(shares)
     published: Counter[str] = Counter()
     for report in reports:
         published.update(report.published_by_room)
-    return [sum(published[room.name] * room.members for room in share.rooms) for share in shares]
+    return [sum(published[room.name] * (room.members - room.slow) for room in share.rooms) for share in shares]
 
 
 class Server:
@@ -135,6 +164,41 @@ class Server:
 
     def pss_bytes(self) -> int:
         return procfs.tree_pss_bytes(self.pid) if self.pid else 0
+
+
+class Records:
+    """What our server's broker counts from now on. It tells about once a second, so a reading waits for what is
+    expected, or that long; a server that has not counted anything yet needs no wait."""
+
+    def __init__(self, scenario: Scenario, server: Server, crew: Crew, control_socket: Path) -> None:
+        asked = scenario.protocol == "tusk" and scenario.kind in ORDERED_KINDS and server.pid > 0
+        self._crew = crew
+        self._control_socket = control_socket
+        self._before = counted.broker_records(control_socket) if asked else None
+        if self._before:
+            crew.pause("counting", counted.TOLD_WITHIN_S)
+            self._before = counted.broker_records(control_socket)
+
+    def since(self, expected: int) -> int | None:
+        if self._before is None:
+            return None
+        deadline = time.monotonic() + counted.TOLD_WITHIN_S
+        while (now := counted.broker_records(self._control_socket)) is not None:
+            if now - self._before >= expected or time.monotonic() > deadline:
+                return now - self._before
+            self._crew.pause("counting", RECORDS_POLL_S)
+        return None
+
+
+class Memory:
+    """What the server's tree holds, and the kernel for all connections of the machine, at one moment."""
+
+    def __init__(self, server: Server) -> None:
+        self.pss_bytes = server.pss_bytes()
+        self._kernel = procfs.kernel_memory_bytes() if server.pid else None
+
+    def kernel_since(self, earlier: Memory) -> int | None:
+        return None if self._kernel is None or earlier._kernel is None else self._kernel - earlier._kernel
 
 
 class Sample:
@@ -160,9 +224,9 @@ class Sample:
 class Crew:
     """The load processes and their pipes. Ends every one of them when the context is left, whatever happened."""
 
-    def __init__(self, shares: list[Share], connect_timeout_s: float, on_progress: OnProgress) -> None:
+    def __init__(self, scenario: Scenario, shares: list[Share], on_progress: OnProgress) -> None:
+        self._scenario = scenario
         self._shares = shares
-        self._connect_timeout_s = connect_timeout_s
         self._on_progress = on_progress
         self._latest: dict[int, Counters] = {}
         self._processes: list[BaseProcess] = []
@@ -175,7 +239,7 @@ class Crew:
             ours, theirs = context.Pipe()
             process = context.Process(
                 target=loadproc.main,
-                args=(share, theirs, self._connect_timeout_s),
+                args=(share, theirs, self._scenario.connect_timeout_s),
                 name=f"load-{share.index}",
                 daemon=True,
             )
@@ -203,15 +267,15 @@ class Crew:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise RunError(f"a load process did not answer in time while {phase}")
-            self._receive(phase, left)
+            self._receive(phase, left, None)
 
     def pause(self, phase: str, seconds: float) -> None:
         """Sleep exactly that long, taking progress meanwhile; what else comes waits for the next gather()."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            self._receive(phase, left)
+            self._receive(phase, left, 1 - left / seconds)
 
-    def _receive(self, phase: str, timeout_s: float) -> None:
+    def _receive(self, phase: str, timeout_s: float, done: float | None) -> None:
         """Take what is there: progress is shown, all else put aside."""
         for pipe in wait(self.pipes, timeout=min(timeout_s, 0.5)):
             assert isinstance(pipe, Connection)
@@ -229,7 +293,9 @@ class Crew:
         total: Counter[str] = Counter()
         for counters in self._latest.values():
             total.update(counters)
-        self._on_progress(phase, dict(total))
+        if phase == "connecting":
+            done = total["ready"] / self._scenario.connections
+        self._on_progress(phase, dict(total), done)
 
     def __enter__(self) -> Crew:
         return self

@@ -26,13 +26,19 @@
 #define ERRORS_MAX 16
 #define TEXT_BYTES 240
 #define NAME_BYTES 64
+#define SIDE_SLOTS 256    /* commands of a side connection that may wait for replies */
+#define REQUEST_SLOTS 1024 /* requests of a publisher in the open loop that may */
 
 /* CLOSED counts in `failed` when it came before READY, in `closed_early` after it. */
-enum conn_state { CONN_NEW, CONN_CONNECTING, CONN_UPGRADING, CONN_WELCOME, CONN_JOINING, CONN_REFUSED, CONN_READY, CONN_CLOSED };
+enum conn_state { CONN_NEW, CONN_CONNECTING, CONN_SECURING, CONN_UPGRADING, CONN_WELCOME, CONN_JOINING, CONN_REFUSED, CONN_READY, CONN_CLOSED };
 
-/* What a client speaks. RAW: text frames in, the same frames out. TUSK: version 1 of the server's protocol. */
-enum dialect { DIALECT_RAW, DIALECT_TUSK };
-enum action { ACTION_PUBLISH, ACTION_PING, ACTION_NONE };
+/* What a client speaks. RAW: text frames in, the same frames out. TUSK: version 1 of the server's protocol. The others
+ * are those of peers (dialects.h). */
+enum dialect { DIALECT_RAW, DIALECT_TUSK, DIALECT_NATS, DIALECT_SOCKETIO, DIALECT_NCHAN };
+
+/* What publishers do: messages to the room; `ping` or `presence` (one reply each); messages to the next connection's
+ * user; nothing, in the room or outside any. */
+enum action { ACTION_PUBLISH, ACTION_PING, ACTION_PRESENCE, ACTION_PRIVATE, ACTION_JOIN, ACTION_NONE };
 
 /* What one member has of one publisher. Bit i of `seen`: `last - i` has arrived. */
 typedef struct {
@@ -44,11 +50,18 @@ typedef struct {
     int fd;
     uint8_t state;
     bool wants_write;
+    bool slow;   /* does not read while messages are published; what reaches it is counted apart */
+    bool paused; /* it is not reading now */
+    bool again;  /* it was dropped and comes back */
+    void *tls;   /* SSL *, where the URL says wss */
+    int32_t side; /* index in client->sides, or -1 */
     int32_t room;
     int32_t publisher; /* index in client->publishers, or -1 */
     track_t *tracks;
+    uint64_t due_us;   /* when it was to be opened */
     uint8_t *in, *out; /* a frame's beginning; what the socket did not take. Allocated when first needed. */
-    uint32_t in_length, in_capacity, out_length, out_capacity;
+    uint8_t *text;     /* NATS: the beginning of a protocol line or message that a frame left over */
+    uint32_t in_length, in_capacity, out_length, out_capacity, text_length, text_capacity;
 } conn_t;
 
 /* One message on its way: how many members of this process still lack it (window), when it was to leave (pings). */
@@ -59,16 +72,23 @@ typedef struct {
 
 typedef struct {
     uint32_t conn, number; /* `number` is unique over all load processes */
+    uint32_t room;         /* index of the room its messages go to: its connection's, or another's mailbox */
     uint32_t seq;          /* of the last message sent */
-    uint32_t answered;     /* of the last ping answered */
+    uint32_t answered;     /* of the last request answered */
     uint32_t outstanding, refused, held;
     bool queued;
     flight_t *flights; /* ring of client->flight_mask + 1 */
 } publisher_t;
 
+/* A connection of `mixed` that is no member: it sends one command after another, and its replies come in that order. */
+typedef struct {
+    uint32_t conn, sent, answered;
+    uint64_t due_us[SIDE_SLOTS];
+} side_t;
+
 typedef struct {
     char name[NAME_BYTES];
-    uint32_t members;         /* in this process */
+    uint32_t members;         /* in this process, those that do not read left out */
     uint32_t publisher_base;  /* number of the room's first publisher */
     uint32_t publisher_count; /* in all processes */
     uint64_t unique;          /* deliveries to the members of this process, each message once a member */
@@ -83,7 +103,8 @@ typedef struct {
     uint64_t connected, ready, failed, closed_early;
     uint64_t published, refused, throttled_joins;
     uint64_t deliveries, duplicates, out_of_order, skipped, foreign;
-    uint64_t gaps, errors, pongs, other_pushes, pings_answered;
+    uint64_t gaps, errors, replies, other_pushes, pings_answered;
+    uint64_t slow_deliveries, slow_gaps, slow_closed, dropped, returned, compressed, side_commands, side_replies, side_refused;
     uint64_t frames, bytes, delivery_bytes, reads, sends, short_sends;
     uint64_t opened_ns, last_ready_ns; /* monotonic: first connect() and last READY */
 } counters_t;
@@ -94,7 +115,8 @@ typedef struct {
     socklen_t address_bytes;
     char authority[128], path[128], token[4096];
     int dialect, action;
-    bool batch, windowed;
+    bool batch, windowed, compression;
+    void *tls; /* SSL_CTX *, or NULL */
     unsigned run;
     uint32_t payload, window, connect_burst;
     uint64_t base_ns;
@@ -105,13 +127,20 @@ typedef struct {
     track_t *tracks;
     flight_t *flights;
     int32_t *local_of; /* publisher number -> index in publishers, or -1: it lives in another load process */
-    uint32_t room_count, conn_count, publisher_count, number_count, flight_mask;
+    side_t *sides;
+    uint32_t room_count, conn_count, publisher_count, number_count, side_count, flight_mask;
 
     /* run */
     int epoll_fd;
     uint32_t next_connect, conn_limit; /* the next to open, and how far to go now */
+    uint64_t open_interval_ns;                 /* of the opening, 0: as fast as the burst allows */
     uint32_t connecting, open;
     bool publishing, ending;
+    uint32_t drop_count, next_drop;            /* connections to drop, of all; the next one */
+    uint64_t drop_due_ns, drop_interval_ns;
+    uint32_t *reopen, reopen_count;            /* dropped, not opened again yet */
+    uint64_t side_due_ns, side_interval_ns;    /* mixed: round robin over the side connections */
+    uint32_t next_side;
     uint64_t expected;                         /* deliveries after which a run() may return; 0: never */
     uint64_t interval_ns, next_due_ns;         /* open loop: round robin over the local publishers */
     uint32_t next_publisher;
@@ -125,6 +154,8 @@ typedef struct {
     error_count_t error_codes[ERRORS_MAX];
     char first_error[TEXT_BYTES];
     histogram_t latency, lateness; /* µs: message, and how late the client itself sent it */
+    histogram_t opening, replies;  /* µs: from when a connection was to open until it is ready; commands of `mixed` */
+    struct inflater *inflater;
     uint8_t *input;                /* one frame's beginning and one read */
     uint8_t *output;               /* the commands of one burst */
     size_t output_length, output_capacity;

@@ -10,25 +10,24 @@ marked, and does not pass: a server that falls behind coalesces more, so a distu
 from __future__ import annotations
 
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from tuskws_bench import report
-from tuskws_bench.contenders import CLoop, Contender, ContenderError, OurServer, default_cores
+from tuskws_bench.contenders import CLoop, Contender, OurServer, default_cores
+from tuskws_bench.machine import machine
 from tuskws_bench.plan import Scenario
-from tuskws_bench.procfs import NoServerError
 from tuskws_bench.result import FOREIGN_LOAD_MAX, Result
-from tuskws_bench.run import RunError, run
+from tuskws_bench.rounds import Entry, Metric, Rounds, median, run_once
+from tuskws_bench.run import RunError
 
 BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 IDLE_WORKERS = 2
@@ -66,7 +65,7 @@ class Case:
     name: str
     scenario: Scenario
     peers: tuple[str, ...]
-    metric: Callable[[Result], float | None]
+    metric: Metric
     targets: tuple[Target, ...] = ()
     workers: int = 0
     pinned: bool = True
@@ -184,37 +183,15 @@ class Settings:
 
 
 def measure(case: Case, settings: Settings, console: Console) -> dict[str, Result]:
-    """The median result of each contender."""
-    found: dict[str, list[Result]] = {}
-    wire = 0
-    for _ in range(settings.runs):
-        for name in (OURS, *case.peers):
-            scenario = settings.apply(case.scenario, pinned=case.pinned)
-            with (
-                settings.contender(name, case) as contender,
-                report.LiveLine(console, enabled=console.is_terminal) as line,
-            ):
-                scenario = replace(
-                    scenario,
-                    url=contender.url,
-                    protocol=contender.protocol,
-                    wire=wire if contender.protocol == "raw" else 0,
-                    server_pid=contender.pid,
-                )
-                try:
-                    result = run(scenario, line.update)
-                except RunError as error:
-                    raise RunError(f"{name}: {error}\nThe end of its log:\n{contender.log_tail()}") from error
-            if name == OURS and result.wire_bytes_per_delivery:
-                wire = round(result.wire_bytes_per_delivery)
-            found.setdefault(name, []).append(result)
-    return {name: _median(results, case.metric) for name, results in found.items()}
-
-
-def _median(results: list[Result], metric: Callable[[Result], float | None]) -> Result:
-    """Of the undisturbed rounds where there are any."""
-    results = [result for result in results if result.foreign_cores <= FOREIGN_LOAD_MAX] or results
-    return sorted(results, key=lambda result: metric(result) or 0.0)[(len(results) - 1) // 2]
+    """The median result of each contender. Raises RunError when one could not be run: a target needs all of them."""
+    scenario = settings.apply(case.scenario, pinned=case.pinned)
+    entries = [Entry(name, partial(settings.contender, name, case), scenario) for name in (OURS, *case.peers)]
+    with report.LiveBar(console, enabled=console.is_terminal) as bar:
+        Rounds(entries, runs=settings.runs, watch=bar.labelled, once=run_once).run()
+    for entry in entries:
+        if entry.failed:
+            raise RunError(f"{entry.name}: {entry.failed}")
+    return {entry.name: median(entry.results, case.metric) for entry in entries}
 
 
 def results_table(measured: dict[str, dict[str, Result]]) -> Table:
@@ -271,26 +248,6 @@ def targets_table(chosen: list[Case], measured: dict[str, dict[str, Result]]) ->
     return table, met
 
 
-def machine() -> dict[str, Any]:
-    model = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "kernel": platform.release(),
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
-        "when": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-
-
 @click.command()
 @click.option("--quick", is_flag=True, help="Short runs, one round: a look, not evidence.")
 @click.option("--runs", default=0, help="Rounds; the median counts.  [default: 3, with --quick 1]")
@@ -313,7 +270,7 @@ def suite(*, quick: bool, runs: int, only: str, workers: int, processes: int, pi
         console.print(f"[dim]{case.name} …[/]")
         try:
             measured[case.name] = measure(case, settings, console)
-        except (RunError, NoServerError, ContenderError) as error:
+        except RunError as error:
             raise click.ClickException(f"{case.name}: {error}") from error
     console.print(results_table(measured))
     table, met = targets_table(chosen, measured)

@@ -16,6 +16,9 @@
 #define BURST_BYTES (256 * 1024)
 #define COMMAND_BYTES_MAX 512 /* around the message value */
 
+/* Replies that come in the order of their commands, one each. */
+static bool asks(const client_t *client) { return client->action == ACTION_PING || client->action == ACTION_PRESENCE; }
+
 /* ---- publishing ---- */
 
 static void queue_publisher(client_t *client, publisher_t *publisher) {
@@ -25,24 +28,35 @@ static void queue_publisher(client_t *client, publisher_t *publisher) {
 }
 
 static size_t write_command(client_t *client, const publisher_t *publisher, uint8_t *at, const stamp_t *stamp) {
-    static const char ping[] = "{\"type\":\"ping\"}", close_text[] = "\"}";
-    if (client->action == ACTION_PING && client->dialect == DIALECT_TUSK) {
-        memcpy(at, ping, sizeof ping - 1);
-        return sizeof ping - 1;
-    }
+    const char *name = client->rooms[publisher->room].name, *tail = "";
     size_t length = 0;
-    if (client->dialect == DIALECT_TUSK) {
-        const room_t *room = &client->rooms[client->conns[publisher->conn].room];
-        length = (size_t)sprintf((char *)at, "{\"type\":\"broadcast\",\"room\":\"%s\",\"message\":\"", room->name);
+    switch (client->dialect) {
+        case DIALECT_TUSK:
+            if (client->action == ACTION_PING) return (size_t)sprintf((char *)at, "{\"type\":\"ping\"}");
+            if (client->action == ACTION_PRESENCE)
+                return (size_t)sprintf((char *)at, "{\"type\":\"presence\",\"status\":\"%s\",\"id\":%u}",
+                                       stamp->seq & 1 ? "busy" : "online", (unsigned)stamp->seq);
+            length = (size_t)sprintf((char *)at,
+                                     client->action == ACTION_PRIVATE ? "{\"type\":\"private_message\",\"to\":\"%s\",\"message\":\""
+                                                                      : "{\"type\":\"broadcast\",\"room\":\"%s\",\"message\":\"",
+                                     name);
+            tail = "\"}";
+            break;
+        case DIALECT_NATS:
+            length = (size_t)sprintf((char *)at, "PUB %s %u\r\n", name, (unsigned)client->payload);
+            tail = "\r\n";
+            break;
+        case DIALECT_SOCKETIO:
+            length = (size_t)sprintf((char *)at, "42[\"m\",\"%s\",\"", name);
+            tail = "\"]";
+            break;
+        default: break;
     }
     memcpy(at + length, client->filler, client->payload);
     stamp_write(at + length, stamp);
     length += client->payload;
-    if (client->dialect == DIALECT_TUSK) {
-        memcpy(at + length, close_text, 2);
-        length += 2;
-    }
-    return length;
+    memcpy(at + length, tail, strlen(tail));
+    return length + strlen(tail);
 }
 
 static void output_flush(client_t *client, conn_t *conn) {
@@ -59,8 +73,11 @@ static void publisher_send(client_t *client, publisher_t *publisher, uint32_t co
         stamp.seq = ++publisher->seq;
         if (publisher->flights) {
             flight_t *flight = &publisher->flights[stamp.seq & client->flight_mask];
-            *flight = (flight_t){stamp.seq, client->rooms[conn->room].members, stamp.time_us};
-            publisher->outstanding++;
+            *flight = (flight_t){stamp.seq, client->rooms[publisher->room].members, stamp.time_us};
+            if (++publisher->outstanding > client->flight_mask) {
+                conn_close(client, conn, "more requests without a reply than the load client remembers");
+                return;
+            }
         }
         uint8_t *at = client->output + client->output_length;
         size_t room_for_head = 14, length = write_command(client, publisher, at + room_for_head, &stamp);
@@ -139,6 +156,10 @@ static inline void deliver(client_t *client, conn_t *conn, const uint8_t *at, si
         client->counters.foreign++;
         return;
     }
+    if (conn->slow) {
+        client->counters.slow_deliveries++;
+        return;
+    }
     client->counters.delivery_bytes += bytes;
     track_t *track = &conn->tracks[stamp.publisher - room->publisher_base];
     if (stamp.seq == track->last + 1) {
@@ -157,16 +178,16 @@ static inline void deliver(client_t *client, conn_t *conn, const uint8_t *at, si
     if (flight->seq == stamp.seq && --flight->missing == 0) land(client, publisher);
 }
 
-static void on_pong_message(client_t *client, conn_t *conn, size_t bytes, uint64_t now_us) {
+static void on_reply(client_t *client, conn_t *conn, size_t bytes, uint64_t now_us) {
     publisher_t *publisher = conn->publisher < 0 ? NULL : &client->publishers[conn->publisher];
-    if (publisher == NULL || client->action != ACTION_PING || publisher->answered == publisher->seq) {
+    if (publisher == NULL || !asks(client) || publisher->answered == publisher->seq) {
         client->counters.foreign++;
         return;
     }
     flight_t *flight = &publisher->flights[++publisher->answered & client->flight_mask];
     client->counters.deliveries++;
     client->counters.delivery_bytes += bytes;
-    client->counters.pongs++;
+    client->counters.replies++;
     client->rooms[conn->room].unique++;
     record_latency(client, flight->time_us, now_us);
     land(client, publisher);
@@ -204,17 +225,44 @@ static void send_join(client_t *client, conn_t *conn) {
 
 static void become_ready(client_t *client, conn_t *conn) {
     if (conn->state == CONN_CLOSED) return;
+    uint64_t now = monotonic_ns(), now_us = (now - client->base_ns) / 1000;
     conn->state = CONN_READY;
     client->connecting--;
     client->counters.ready++;
-    client->counters.last_ready_ns = monotonic_ns();
+    if (!conn->again) {
+        client->counters.last_ready_ns = now;
+        histogram_add(&client->opening, now_us > conn->due_us ? now_us - conn->due_us : 0);
+        return;
+    }
+    client->counters.returned++;
+    client->counters.deliveries++;
+    if (conn->room >= 0) client->rooms[conn->room].unique++;
+    record_latency(client, conn->due_us, now_us);
 }
 
-static void on_welcome(client_t *client, conn_t *conn) {
+/* The room of a connection that writes to users is its own mailbox: its name is the user's, which the server gave it. */
+static bool take_user(client_t *client, conn_t *conn, const uint8_t *text, size_t length) {
+    static const char key[] = "\"user\":{\"id\":\"";
+    const uint8_t *at = memmem(text, length, key, sizeof key - 1), *end;
+    if (at == NULL) return false;
+    at += sizeof key - 1;
+    end = memchr(at, '"', (size_t)(text + length - at));
+    if (end == NULL || end - at >= NAME_BYTES) return false;
+    memcpy(client->rooms[conn->room].name, at, (size_t)(end - at));
+    client->rooms[conn->room].name[end - at] = 0;
+    return true;
+}
+
+static void on_welcome(client_t *client, conn_t *conn, const uint8_t *text, size_t length) {
     static const char hello[] = "{\"type\":\"hello\",\"batch\":true}";
     if (conn->state != CONN_WELCOME) return;
-    if (client->batch && !conn_send_frame(client, conn, OP_TEXT, hello, sizeof hello - 1)) return;
-    if (client->action == ACTION_PUBLISH) send_join(client, conn);
+    if (client->action == ACTION_PRIVATE && !take_user(client, conn, text, length)) {
+        conn_close(client, conn, "the welcome names no user: private messages need guests or a token");
+        return;
+    }
+    if (client->batch && conn->side < 0 && !conn_send_frame(client, conn, OP_TEXT, hello, sizeof hello - 1)) return;
+    bool joins = client->action == ACTION_PUBLISH || client->action == ACTION_PRESENCE || client->action == ACTION_JOIN;
+    if (joins && conn->room >= 0) send_join(client, conn);
     else become_ready(client, conn);
 }
 
@@ -235,7 +283,7 @@ static void on_error_reply(client_t *client, conn_t *conn, const uint8_t *text, 
         client->counters.refused++;
         publisher->refused++;
         if (client->windowed) publisher->held++; /* its place is free again at the next run(): no storm of refusals */
-        if (client->action == ACTION_PING) publisher->answered++;
+        if (asks(client)) publisher->answered++;
     }
 }
 
@@ -282,50 +330,21 @@ static void on_other_text(client_t *client, conn_t *conn, const frame_t *frame, 
         if (deliver_all(client, conn, frame, bytes, now_us) != 1) client->counters.foreign++;
     } else if (type_is(type, left, "batch")) {
         on_batch(client, conn, frame, bytes, now_us);
-    } else if (type_is(type, left, "pong")) {
-        on_pong_message(client, conn, bytes, now_us);
+    } else if (type_is(type, left, "private_message")) {
+        if (deliver_all(client, conn, frame, bytes, now_us) != 1) client->counters.foreign++;
+    } else if (type_is(type, left, "pong") || type_is(type, left, "ack")) {
+        on_reply(client, conn, bytes, now_us);
     } else if (type_is(type, left, "error")) {
         on_error_reply(client, conn, frame->payload, frame->length);
     } else if (type_is(type, left, "welcome")) {
-        on_welcome(client, conn);
+        on_welcome(client, conn, frame->payload, frame->length);
     } else if (type_is(type, left, "room_joined")) {
         if (conn->state == CONN_JOINING) become_ready(client, conn);
     } else if (type_is(type, left, "gap")) {
-        client->counters.gaps++;
+        if (conn->slow) client->counters.slow_gaps++;
+        else client->counters.gaps++;
     } else {
         client->counters.other_pushes++;
-    }
-}
-
-static inline void on_text(client_t *client, conn_t *conn, const frame_t *frame, size_t bytes, uint64_t now_us) {
-    const uint8_t *payload = frame->payload;
-    size_t at = client->stamp_at;
-    if (client->dialect == DIALECT_RAW) {
-        if (frame->length >= STAMP_BYTES) deliver(client, conn, payload, bytes, now_us);
-        else client->counters.foreign++;
-    } else if (!client->batch && frame->length > at + STAMP_BYTES && payload[at] == '"' && payload[at + 1] == '~') {
-        deliver(client, conn, payload + at + 1, bytes, now_us);
-    } else {
-        on_other_text(client, conn, frame, bytes, now_us);
-    }
-}
-
-static void on_frame(client_t *client, conn_t *conn, const frame_t *frame, size_t bytes, uint64_t now_us) {
-    client->counters.frames++;
-    if ((frame->opcode == OP_TEXT || frame->opcode == OP_BINARY) && frame->fin) {
-        on_text(client, conn, frame, bytes, now_us);
-    } else if (frame->opcode == OP_PING) {
-        client->counters.pings_answered++;
-        conn_send_frame(client, conn, OP_PONG, frame->payload, frame->length);
-    } else if (frame->opcode == OP_CLOSE) {
-        char why[TEXT_BYTES];
-        unsigned code = frame->length >= 2 ? (unsigned)frame->payload[0] << 8 | frame->payload[1] : 1005;
-        snprintf(why, sizeof why, "closed by the server: %u %.*s", code, frame->length > 2 ? (int)frame->length - 2 : 0,
-                 (const char *)frame->payload + 2);
-        if (!client->ending) conn_send_frame(client, conn, OP_CLOSE, frame->payload, frame->length);
-        conn_close(client, conn, why);
-    } else if (frame->opcode != OP_PONG) {
-        conn_close(client, conn, "a fragmented message or an unknown opcode: this client reads neither");
     }
 }
 

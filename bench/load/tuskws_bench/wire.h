@@ -18,13 +18,14 @@
 #define STAMP_BYTES 16
 #define PUBLISHERS_MAX (1u << 18)
 #define SEQ_MAX ((1u << 30) - 1)
-#define FRAME_BYTES_MAX (1024 * 1024)
+#define FRAME_BYTES_MAX (16 * 1024 * 1024) /* nats-server puts all that waits for a client into one frame */
 
 enum { OP_CONTINUATION = 0, OP_TEXT = 1, OP_BINARY = 2, OP_CLOSE = 8, OP_PING = 9, OP_PONG = 10 };
 
 typedef struct {
     uint8_t opcode;
     uint8_t fin;
+    uint8_t compressed;
     size_t length; /* of the payload */
     const uint8_t *payload;
 } frame_t;
@@ -39,11 +40,12 @@ typedef struct {
 /* ---- frames ---- */
 
 /* Bytes that the first frame at `bytes` occupies, 0 while it is incomplete, -1 for what no server may send us:
- * a mask, a reserved bit (no extension was offered), a control frame that is long or in pieces, a frame over 1 MiB. */
-static inline int64_t frame_parse(const uint8_t *bytes, size_t have, frame_t *frame) {
+ * a mask, a reserved bit (but `compression`'s on a data frame, where that was agreed), a control frame that is long or in
+ * pieces, a frame over FRAME_BYTES_MAX. */
+static inline int64_t frame_parse(const uint8_t *bytes, size_t have, frame_t *frame, int compression) {
     if (have < 2) return 0;
     size_t length = bytes[1], head = 2;
-    if ((bytes[0] & 0x70) || (length & 0x80)) return -1;
+    if ((bytes[0] & (compression && !(bytes[0] & 0x08) ? 0x30 : 0x70)) || (length & 0x80)) return -1;
     if ((bytes[0] & 0x08) && (length > 125 || !(bytes[0] & 0x80))) return -1;
     if (length == 126) {
         if (have < 4) return 0;
@@ -58,6 +60,7 @@ static inline int64_t frame_parse(const uint8_t *bytes, size_t have, frame_t *fr
     if (have < head + length) return 0;
     frame->opcode = bytes[0] & 0x0F;
     frame->fin = bytes[0] >> 7;
+    frame->compressed = bytes[0] >> 6 & 1;
     frame->length = length;
     frame->payload = bytes + head;
     return (int64_t)(head + length);

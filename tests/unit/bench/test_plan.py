@@ -70,12 +70,93 @@ def test_the_wire_length_of_a_raw_frame_includes_its_head(wire, payload):
         ({"processes": 2000}, "more load processes"),
         ({"url": "http://127.0.0.1/"}, "--url"),
         ({"members": 2, "publishers": 2, "processes": 2, "rooms": 0}, "at least 1"),
+        ({"kind": "private", "protocol": "raw"}, "needs --protocol tusk"),
+        ({"kind": "private", "members": 3, "processes": 2}, "two users"),
+        ({"kind": "slow", "slow": 100.0}, "that read"),
+        ({"kind": "slow", "slow": 101.0}, "per cent"),
+        ({"kind": "reconnect", "drop": 0.0}, "per cent"),
+        ({"kind": "rooms", "rooms": 2, "processes": 3}, "never split"),
+        ({"kind": "mixed", "side": 3, "batch": True}, "--batch"),
+        ({"connect_rate": -1.0}, "not negative"),
     ],
 )
 def test_contradictory_flags_are_refused_with_the_reason(flags, text):
     with pytest.raises(PlanError, match=text):
-        shares_of(Scenario("fanout", **flags))
+        shares_of(Scenario(**{"kind": "fanout", **flags}))
 
 
 def test_a_token_does_not_appear_in_a_representation():
     assert "secret-token" not in repr(Scenario("fanout", token="secret-token"))
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_slow_members_are_spread_and_never_publish(processes):
+    shares = shares_of(Scenario("slow", members=100, slow=30, publishers=3, processes=processes))
+    assert sum(share.slow for share in shares) == 30
+    for share in shares:
+        for room in share.rooms:
+            assert len(room.publishers) <= room.members - room.slow
+
+
+def test_only_the_slow_scenario_has_slow_members():
+    assert shares_of(Scenario("fanout", members=100, slow=30))[0].slow == 0
+
+
+def test_a_private_message_has_a_mailbox_of_one():
+    shares = shares_of(Scenario("private", members=5, processes=2))
+    assert [len(share.rooms) for share in shares] == [3, 2]
+    assert all(share.action == "private" and share.fans_out for share in shares)
+    assert publisher_numbers(shares) == [0, 1, 2, 3, 4]
+
+
+def test_a_presence_storm_asks_and_does_not_fan_out():
+    share = shares_of(Scenario("presence", members=20, publishers=4, rate=8))[0]
+    assert (share.action, share.fans_out, share.interval_ns) == ("presence", False, 125_000_000)
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_the_side_connections_of_a_mixed_chat_keep_their_rate(processes):
+    shares = shares_of(Scenario("mixed", rooms=6, members=2, side=10, side_rate=50, rate=1, processes=processes))
+    assert sum(share.side_connections for share in shares) == 10
+    assert sum(1e9 / share.side_interval_ns for share in shares) == pytest.approx(50)
+    assert sum(share.connections for share in shares) == 22
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_a_reconnect_storm_drops_its_part_at_its_rate(processes):
+    shares = shares_of(Scenario("reconnect", rooms=4, members=10, drop=50, drop_rate=30, processes=processes))
+    assert sum(share.drops for share in shares) == 20
+    assert sum(1e9 / share.drop_interval_ns for share in shares) == pytest.approx(30)
+    assert all(share.publisher_total == 0 for share in shares)
+
+
+def test_a_storm_without_a_rate_is_all_at_once():
+    assert shares_of(Scenario("reconnect", members=10))[0].drop_interval_ns == 0
+
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_the_ramp_of_opening_is_kept_however_connections_are_spread(processes):
+    shares = shares_of(Scenario("idle", members=300, connect_rate=60, processes=processes))
+    assert sum(1e9 / share.open_interval_ns for share in shares) == pytest.approx(60)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "path"),
+    [
+        ("raw", "fanout", ""),
+        ("raw", "echo", "/echo"),
+        ("raw", "idle", "/idle"),
+        ("nchan", "echo", ""),
+        ("nats", "fanout", "/"),
+        ("socketio", "idle", "/socket.io/?EIO=4&transport=websocket"),
+        ("tusk", "fanout", "/ws"),
+    ],
+)
+def test_each_protocol_has_its_path(protocol, kind, path):
+    assert shares_of(Scenario(kind, protocol=protocol, url="ws://127.0.0.1:1/ws"))[0].path == path
+
+
+def test_wss_is_tls_and_has_its_own_port():
+    scenario = Scenario("idle", url="wss://127.0.0.1/")
+    assert scenario.endpoint()[1] == 443
+    assert shares_of(scenario)[0].tls

@@ -82,3 +82,25 @@ def test_the_topmost_holder_stands_for_the_tree():
 def test_a_supervisor_that_does_not_hold_the_socket_is_known_by_its_title():
     tree = node((1, 0, "init"), (20, 1, "tuskws-fast"), (21, 20, "worker-0"))
     assert procfs.topmost([21], tree) == 20
+
+
+SLABS = """slabinfo - version: 2.1
+# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>
+TCP                   10     12   2000   13    8 : tunables    0    0    0
+filp                   5      9    100   21    1 : tunables    0    0    0
+dentry              9999   9999    192   21    1 : tunables    0    0    0
+"""
+SOCKETS = "sockets: used 63\nTCP: inuse 5 orphan 0 tw 9754 alloc 5 mem 3\nUDP: inuse 0 mem 7\n"
+
+
+def test_kernel_memory_is_what_connections_use_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    (tmp_path / "net").mkdir()
+    (tmp_path / "slabinfo").write_text(SLABS)
+    (tmp_path / "net" / "sockstat").write_text(SOCKETS)
+    assert procfs.kernel_memory_bytes() == 10 * 2000 + 5 * 100 + 3 * procfs.PAGE_BYTES
+
+
+def test_where_the_kernel_does_not_say_it_is_unknown(monkeypatch, tmp_path):
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    assert procfs.kernel_memory_bytes() is None

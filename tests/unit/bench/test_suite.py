@@ -1,4 +1,4 @@
-"""Which round of a case counts, how targets are judged, and what is shown."""
+"""How targets are judged, and what is shown."""
 
 import io
 from dataclasses import replace
@@ -28,16 +28,6 @@ def shown(what: object) -> str:
     console = Console(file=io.StringIO(), width=200)
     console.print(what)
     return console.file.getvalue()
-
-
-def test_the_median_round_counts_not_the_best():
-    rounds = [result(deliveries_per_s=float(rate)) for rate in (5, 1, 3)]
-    assert suite._median(rounds, lambda each: each.deliveries_per_s).deliveries_per_s == 3
-
-
-def test_of_two_rounds_the_worse_rate_counts():
-    rounds = [result(deliveries_per_s=float(rate)) for rate in (5, 1)]
-    assert suite._median(rounds, lambda each: each.deliveries_per_s).deliveries_per_s == 1
 
 
 @pytest.mark.parametrize(("rate", "met"), [(1.5e6, True), (1.49e6, False)])
@@ -96,11 +86,6 @@ def test_a_report_of_a_server_elsewhere_shows_no_invented_figures():
     console = Console(file=io.StringIO(), width=200)
     report.show(console, result(**unknown, server_cpu_us_per_handshake=None, latency_us={}))
     assert "None" not in console.file.getvalue()
-
-
-def test_rounds_disturbed_by_others_do_not_count_where_there_is_a_quiet_one():
-    rounds = [result(deliveries_per_s=9.0, foreign_cores=1.0) for _ in range(2)] + [result(deliveries_per_s=5.0)]
-    assert suite._median(rounds, lambda each: each.deliveries_per_s).deliveries_per_s == 5
 
 
 def disturbed_verdict(name: str, **ours: object) -> str:
