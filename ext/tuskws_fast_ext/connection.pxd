@@ -4,6 +4,7 @@ from libc.stdint cimport uint32_t
 from tuskws_fast_ext.deflate cimport Compression, Deflater
 from tuskws_fast_ext.frame cimport Frame
 from tuskws_fast_ext.message cimport MessageReader
+from tuskws_fast_ext.pace cimport Pace
 
 
 cdef extern from "uring.h" nogil:
@@ -19,6 +20,8 @@ cdef class FlushPoint:
         bint scheduled
         readonly set blocked              # connections whose socket is full: the owner watches their age
         readonly set closing              # connections that owe us the end of the closing handshake
+        set owing                         # connections that are owed a pong
+        readonly Pace pace
         readonly Py_ssize_t queue_bytes_max
         readonly Py_ssize_t queue_messages_max
         readonly unsigned long long messages_out   # messages given to the kernel or to a transport's buffer
@@ -40,6 +43,7 @@ cdef class Connection:
         readonly object transport         # a Socket; under TLS an asyncio.Transport
         FlushPoint point
         public object session             # gets on_open, on_message, on_pong, on_closed, on_failure
+        Frame pong                        # the answer to the newest ping, as long as it has to wait
         Frame first                       # the queue: nearly always one frame deep, so no list until a second comes
         list rest
         MessageReader reader              # made for the first message that is not one plain frame
@@ -63,6 +67,7 @@ cdef class Connection:
         readonly int peer_code            # its code; 1005 = none given, 1006 = no Close came
         readonly double blocked_since     # monotonic seconds of the last progress
         readonly double last_input        # monotonic seconds of the last frame
+        double pings_full_at              # when the bucket of pings is full again
         public double deadline            # of the closing handshake
 
     cdef int queue(self, Frame frame) except -1
@@ -84,7 +89,10 @@ cdef class Connection:
     cpdef lost(self)
     cpdef pause_writing(self)
     cpdef resume_writing(self)
+    cdef int reject(self, int code, bytes reason) except -1
     cdef int fault(self, int code) except -1
+    cdef int _answer_ping(self, const char* data, Py_ssize_t size) except -1
+    cdef int _pay_pong(self) except -1
     cdef int peer_close(self, const unsigned char* payload, Py_ssize_t size) except -1
     cdef int take_frame(
         self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size

@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from tuskws_fast_ext.deflate import Compression
 from tuskws_fast_ext.frame import Frame
+from tuskws_fast_ext.pace import Pace
 from tuskws_fast_ext.sockets import Socket
 
 def live_objects() -> int | None: ...
@@ -18,6 +19,7 @@ class ConnectionOwner(Protocol):
 class FlushPoint:
     blocked: set[Connection]
     closing: set[Connection]
+    pace: Pace
     queue_bytes_max: int
     queue_messages_max: int
     messages_out: int
@@ -27,10 +29,13 @@ class FlushPoint:
     bytes_in: int
     too_slow: int
     protocol_errors: int
-    def __init__(self, call_soon: Callable[..., Any], queue_bytes_max: int, queue_messages_max: int) -> None: ...
+    def __init__(
+        self, call_soon: Callable[..., Any], queue_bytes_max: int, queue_messages_max: int, pace: Pace | None = None
+    ) -> None: ...
     def send_together(self) -> int: ...
     def flush(self) -> None: ...
     def expire(self, now: float, age_max_s: float) -> None: ...
+    def shed(self, size: int) -> int: ...
 
 class Connection:
     transport: asyncio.Transport | Socket | None

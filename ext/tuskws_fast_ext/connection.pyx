@@ -22,6 +22,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from tuskws_fast_ext.deflate cimport Compression
 from tuskws_fast_ext.frame cimport Frame, control_frame
 from tuskws_fast_ext.message cimport MessageReader, Verdict
+from tuskws_fast_ext.pace cimport Pace, charge, is_over, monotonic
 from tuskws_fast_ext.utf8 cimport Utf8State, utf8_complete, utf8_feed, utf8_start
 
 cdef extern from "debug.h" nogil:
@@ -36,6 +37,18 @@ cdef extern from "uring.h" nogil:
     void uring_close(uring* ring)
     void uring_send(uring* ring, int fd, const void* data, size_t size)
     void uring_submit(uring* ring, int* results)
+
+cdef extern from *:
+    """
+    #include <stdlib.h>
+    #ifdef __GLIBC__
+    #include <malloc.h>
+    static void give_memory_back(void) { malloc_trim(0); }
+    #else
+    static void give_memory_back(void) {}
+    #endif
+    """
+    void give_memory_back() nogil
 
 cdef extern from "<sys/socket.h>" nogil:
     enum:
@@ -55,14 +68,6 @@ cdef extern from "<sys/uio.h>" nogil:
         size_t iov_len
     ssize_t writev(int fd, const iovec* vector, int count)
 
-cdef extern from "<time.h>" nogil:
-    enum:
-        CLOCK_MONOTONIC_COARSE
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec* out)
-
 cdef enum:
     # Frames of one writev. More gain nothing: the socket buffer is full long before.
     IOV_MAX = 64
@@ -72,6 +77,8 @@ cdef enum:
     TOGETHER_MIN = 8
     # Seconds a peer has to take what is on its way and to end its half of the closing handshake.
     CLOSE_TIMEOUT = 5
+    # Seconds' worth of pings that a peer may send at once before it is closed; the first is answered in full.
+    PING_PATIENCE = 8
 
 cdef enum:
     OP_TEXT = 0x1
@@ -89,13 +96,6 @@ cdef enum:
     POLICY = 1008
     TOO_BIG = 1009
     TOO_SLOW = 4008
-
-
-cdef inline double monotonic() noexcept nogil:
-    """Seconds on the coarse clock (4 ms steps, 5 ns to read): deadlines here are seconds long."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef int close_code_of(const unsigned char* payload, Py_ssize_t size) noexcept nogil:
@@ -117,6 +117,10 @@ cdef int close_code_of(const unsigned char* payload, Py_ssize_t size) noexcept n
     return code
 
 
+cpdef Py_ssize_t waiting_bytes(Connection connection):
+    return connection.queued_bytes + connection.held_bytes
+
+
 def live_objects():
     """Connections that exist; None in a build that does not count them (TUSKWS_DEBUG=1 does)."""
     return tuskws_live if TUSKWS_COUNTED else None
@@ -132,8 +136,10 @@ cdef class FlushPoint:
     def __cinit__(self):
         self.ring.fd = -1
 
-    def __init__(self, call_soon, Py_ssize_t queue_bytes_max, Py_ssize_t queue_messages_max):
+    def __init__(self, call_soon, Py_ssize_t queue_bytes_max, Py_ssize_t queue_messages_max, Pace pace=None):
         self.call_soon = call_soon
+        self.pace = Pace() if pace is None else pace
+        self.owing = set()
         self.dirty = []
         self.blocked = set()
         self.closing = set()
@@ -213,14 +219,35 @@ cdef class FlushPoint:
         return 0
 
     def expire(self, double now, double age_max_s):
-        """Once a second: cut off who made no progress for `age_max_s`, and who owes its half of a closing handshake."""
+        """Once a second: cut off who made no progress for `age_max_s`, and who owes its half of a closing handshake.
+        Pongs that had to wait are sent to those who read."""
         cdef Connection connection
+        for connection in list(self.owing):
+            if not connection.is_blocked:
+                connection._pay_pong()
         for connection in list(self.blocked):
             if now - connection.blocked_since > age_max_s:
                 connection._cut_off()
         for connection in list(self.closing):
             if now > connection.deadline:
                 connection.abort()
+
+    def shed(self, Py_ssize_t size):
+        """Cut off connections that do not read, who has most waiting first, until `size` bytes are let go; how many
+        connections that were."""
+        cdef:
+            Connection connection
+            int count = 0
+        for connection in sorted(self.blocked, key=waiting_bytes, reverse=True):
+            if size <= 0:
+                break
+            size -= waiting_bytes(connection)
+            connection._cut_off()
+            count += 1
+        if count:
+            # glibc keeps what was freed below the top of its heap: 70 of 70 MiB (measured).
+            give_memory_back()
+        return count
 
 
 cdef class Connection:
@@ -276,6 +303,7 @@ cdef class Connection:
         self.reader = None
         self.point.blocked.discard(self)
         self.point.closing.discard(self)
+        self.point.owing.discard(self)
         session, self.session = self.session, None
         try:
             session.on_closed(self.peer_code)
@@ -291,6 +319,8 @@ cdef class Connection:
         self.held_bytes = 0
         self.blocked_since = monotonic()
         self.point.blocked.discard(self)
+        if self.pong is not None:
+            self._pay_pong()
         self.write_queue()
 
     # -- from the gate -----------------------------------------------------------------------------------------------
@@ -304,7 +334,7 @@ cdef class Connection:
             return 0
         try:
             if opcode == OP_PING:
-                self.queue(Frame.control(OP_PONG, (<const char*>data)[:size]))
+                self._answer_ping(<const char*>data, size)
             elif opcode == OP_PONG:
                 self.session.on_pong()
             elif fin and opcode and not rsv and not self.check_text and self.reader is None:
@@ -315,6 +345,26 @@ cdef class Connection:
         except Exception as error:
             self.session.on_failure(error)
         return 0
+
+    cdef int _answer_ping(self, const char* data, Py_ssize_t size) except -1:
+        cdef:
+            Pace pace = self.point.pace
+            double taken = charge(&self.pings_full_at, self.last_input, 1.0 / pace.pings) if pace.pings else 0.0
+        if taken > PING_PATIENCE:
+            pace.pings_closed += 1
+            return self.reject(POLICY, b"too many pings")
+        pong = Frame.control(OP_PONG, data[:size])
+        if not is_over(taken) and not self.is_blocked:
+            return self.queue(pong)
+        pace.pongs_spared += self.pong is not None
+        self.pong = pong
+        self.point.owing.add(self)
+        return 0
+
+    cdef int _pay_pong(self) except -1:
+        pong, self.pong = self.pong, None
+        self.point.owing.discard(self)
+        return self.queue(pong)
 
     cdef int _take_part(
         self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
@@ -390,16 +440,21 @@ cdef class Connection:
         return 0
 
     def fail(self, int code, bytes reason not None):
-        """The peer broke the protocol: count it, close with `code`, and end our half of the socket behind that.
+        """The peer broke the protocol: count it, and `reject`."""
+        self.point.protocol_errors += 1
+        self.reject(code, reason)
+
+    cdef int reject(self, int code, bytes reason) except -1:
+        """Close with `code`, and end our half of the socket behind that.
 
         Nothing the peer still sends is looked at (RFC 6455 §7.1.7), so its own Close is not waited for. Only our half
         ends: closing a socket that has unread bytes resets it, and a reset may cost the peer the Close with its code.
         """
-        self.point.protocol_errors += 1
         self.close(code, reason)
         self.is_failed = True
         if self.first is None:
             self._end_output()
+        return 0
 
     def trust(self):
         """The client has authenticated: it may send as much compressed as anybody."""

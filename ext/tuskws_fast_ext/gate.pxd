@@ -1,6 +1,7 @@
 from libc.stdint cimport uint32_t
 
 from tuskws_fast_ext.connection cimport Connection
+from tuskws_fast_ext.pace cimport Pace
 from tuskws_fast_ext.parser cimport FrameParser
 
 
@@ -35,8 +36,12 @@ cdef class Gate:
         uint32_t _frame_max
         Py_ssize_t _discarded            # bytes that came after the peer broke the protocol
         bint _ended
+        Pace _pace
+        double _frames_full_at           # when the buckets are full again
+        double _bytes_full_at
 
     cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _pay(self, Py_ssize_t count) except -1
     cdef int _discard(self, Py_ssize_t size) except -1
     cdef Py_ssize_t _continue_held(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _scan(self, const unsigned char* data, Py_ssize_t size) except -1

@@ -8,6 +8,7 @@ overtook what we had queued. It also keeps the largest read buffer it ever neede
     a frame cut by the read's end ─▶ held until it is whole
     a frame longer than picows' buffer ─▶ held, unmasked here, handed to the connection: the memory goes with it
     a Close, or an illegal header ─▶ the connection; nothing behind it is looked at
+    more than a second's worth (ext/pace) ─▶ 1008, before a frame of it is looked at
 
 What a peer sends after it broke the protocol is read and dropped, so that it gets our Close and the socket ends in
 order; but not for ever: beyond DISCARD_MAX it is not read any more, and the closing handshake's deadline resets it.
@@ -20,6 +21,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from tuskws_fast_ext.connection cimport Connection
+from tuskws_fast_ext.pace cimport charge, is_over, monotonic
 from tuskws_fast_ext.parser cimport FrameParser
 
 cdef enum:
@@ -27,6 +29,7 @@ cdef enum:
     CONTROL_BIT = 0x8
     CONTROL_PAYLOAD_MAX = 125
     PROTOCOL_ERROR = 1002
+    POLICY = 1008
     TOO_BIG = 1009
     # The largest message that an honest client may be writing when it broke a rule; many read nothing before they have
     # written it. Reading more than that is only work.
@@ -126,6 +129,7 @@ cdef class Gate:
         self._connection = connection
         self._buffer = buffer
         self._frame_max = frame_max
+        self._pace = connection.point.pace
 
     # -- what the transport calls ------------------------------------------------------------------------------------
 
@@ -166,11 +170,24 @@ cdef class Gate:
         cdef Py_ssize_t used = 0
         if self._connection.is_failed:
             return self._discard(size)
+        if self._pace.size and is_over(charge(&self._bytes_full_at, monotonic(), size / self._pace.size)):
+            self._pace.bytes_closed += 1
+            self._ended = True
+            return self._connection.reject(POLICY, b"too many bytes")
         if self._held is not None:
             used = self._continue_held(data, size)
         if not self._ended and used < size:
             self._scan(data + used, size - used)
         return 0
+
+    cdef int _pay(self, Py_ssize_t count) except -1:
+        """Charge `count` frames. 0: they are too many, and the connection is closed."""
+        if self._pace.frames and is_over(charge(&self._frames_full_at, monotonic(), count / self._pace.frames)):
+            self._pace.frames_closed += 1
+            self._ended = True
+            self._connection.reject(POLICY, b"too many frames")
+            return 0
+        return 1
 
     cdef int _discard(self, Py_ssize_t size) except -1:
         self._ended = True
@@ -228,15 +245,17 @@ cdef class Gate:
                 break
             if header.fault:
                 self._parse(data + run, at - run, count)
-                self._ended = True
-                self._connection.fault(header.fault)
+                if not self._ended:
+                    self._ended = True
+                    self._connection.fault(header.fault)
                 return 0
             whole = header.size + header.payload
             if whole > size - at:
                 break
             if whole > PICOWS_FRAME_MAX or header.opcode == OP_CLOSE:
                 self._parse(data + run, at - run, count)
-                self._single(&header, <unsigned char*>data + at)
+                if not self._ended:
+                    self._single(&header, <unsigned char*>data + at)
                 if self._ended:
                     return 0
                 run = at + whole
@@ -255,6 +274,8 @@ cdef class Gate:
         cdef unsigned char* payload = frame + header.size
         if header.opcode != OP_CLOSE and header.size + header.payload <= PICOWS_FRAME_MAX:
             return self._parse(frame, header.size + header.payload, 1)
+        if not self._pay(1):
+            return 0
         unmask(payload, header.payload, payload - 4)
         if header.opcode == OP_CLOSE:
             self._ended = True
@@ -264,6 +285,6 @@ cdef class Gate:
         return 0
 
     cdef int _parse(self, const unsigned char* data, Py_ssize_t size, Py_ssize_t count) except -1:
-        if count and not self._connection.is_lost:
+        if count and not self._connection.is_lost and self._pay(count):
             self._parser.parse(self._connection, data, size, count)
         return 0

@@ -13,7 +13,6 @@ cdef class Poller:
         list _listeners
         list _soon                        # what waits for the end of this turn
         list _dead                        # sockets whose end is still to be told
-        object _half_open                 # deque of sockets in order of accept; upgraded and ended ones fall out late
         uint32_t _births
         bint _in_turn
         readonly Py_ssize_t sockets_max   # from here on a new one is `crowded`
@@ -39,8 +38,8 @@ cdef class Socket:
         object _protocol                  # the protocol before, if the first read was not enough
         bytearray _pending                # what the kernel did not take
         object _error                     # why it ended
-        double _since                     # monotonic seconds of accept
         bint _is_half_open
+        bint _is_waiting                  # the owner was told that it waits
         bint _paused
         bint _closing
         bint _ending_output

@@ -22,7 +22,6 @@ from libc.stdint cimport uint32_t, uint64_t
 from tuskws_fast_ext.gate cimport Gate, ReadBuffer
 
 import os
-from collections import deque
 
 cdef extern from "<sys/epoll.h>" nogil:
     enum:
@@ -78,31 +77,17 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
 
-cdef extern from "<time.h>" nogil:
-    enum:
-        CLOCK_MONOTONIC
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec* out)
-
 cdef enum:
     # Events of one turn; the rest waits for the next, behind whatever else the loop has to do.
     EVENTS_MAX = 256
-    # Sockets accepted in one turn: clients who are in already are served between the turns.
-    ACCEPTS_MAX = 64
+    # Sockets accepted in one turn, a millisecond's work with their handshakes: who is in already is served in between.
+    ACCEPTS_MAX = 16
     ADDRESS_MAX = 46
 
 # A listener is told from a socket by its birth, which no socket has.
 cdef uint32_t LISTENER = 0xFFFFFFFF
 # How long to leave the listeners alone when there is no descriptor left; the kernel's queue holds who comes.
 cdef double OUT_OF_FILES_PAUSE_S = 0.1
-
-
-cdef inline double monotonic() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef object address_of(sockaddr_storage* address):
@@ -118,7 +103,8 @@ cdef object address_of(sockaddr_storage* address):
 
 cdef class Poller:
     """`owner.on_first_bytes(socket, data)` gets what a new socket says first; `owner.on_crowded(socket)` a socket beyond
-    `sockets_max`, to send it away. It is set before the first `listen`."""
+    `sockets_max`, to send it away. `owner.on_waiting(socket)` hears of one whose handshake is not over as soon as it is
+    accepted, and `owner.on_settled(socket)` when that one is upgraded or ends. It is set before the first `listen`."""
 
     def __cinit__(self):
         self._fd = -1
@@ -133,7 +119,6 @@ cdef class Poller:
         self._listeners = []
         self._soon = []
         self._dead = []
-        self._half_open = deque()
         self.sockets_max = sockets_max
         loop.add_reader(self._fd, self.turn)
 
@@ -169,20 +154,6 @@ cdef class Poller:
             self._soon.append(callback)
         else:
             self._loop.call_soon(callback)
-
-    def overdue(self, double before):
-        """The half-open sockets accepted before this monotonic second, each once."""
-        cdef:
-            list found = []
-            Socket socket
-        while self._half_open:
-            socket = self._half_open[0]
-            if socket._is_half_open and socket._since > before:
-                break
-            self._half_open.popleft()
-            if socket._is_half_open and not socket._closing:
-                found.append(socket)
-        return found
 
     def turn(self):
         """Serve what is ready."""
@@ -246,13 +217,18 @@ cdef class Poller:
         cdef:
             sockaddr_storage address
             socklen_t size
+            Socket socket
             int fd, i
         for i in range(count):
             size = sizeof(address)
             fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
                 # Most clients have said something by now: one event less to wait for.
-                self._serve(self._take(fd, address_of(&address)), EPOLLIN)
+                socket = self._take(fd, address_of(&address))
+                self._serve(socket, EPOLLIN)
+                if socket._is_half_open and not socket._buried:
+                    socket._is_waiting = True
+                    self.owner.on_waiting(socket)
             elif errno == EAGAIN:
                 return 0
             elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
@@ -287,7 +263,6 @@ cdef class Poller:
         socket._fd = fd
         socket._birth = self._births
         socket._interest = EPOLLIN
-        socket._since = monotonic()
         socket._is_half_open = True
         socket.address = address
         event.events = EPOLLIN
@@ -298,7 +273,6 @@ cdef class Poller:
         self._sockets[fd] = socket
         self.open += 1
         self.half_open += 1
-        self._half_open.append(socket)
         if self.open >= self.sockets_max:
             self.owner.on_crowded(socket)
         return socket
@@ -349,6 +323,9 @@ cdef class Socket:
         if self._is_half_open:
             self._is_half_open = False
             self._poller.half_open -= 1
+        if self._is_waiting:
+            self._is_waiting = False
+            self._poller.owner.on_settled(self)
 
     def fileno(self):
         return self._fd

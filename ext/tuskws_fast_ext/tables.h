@@ -87,10 +87,11 @@ static inline uint64_t rate_rank(uint64_t word, uint64_t now) {
     return word ? 1 + (((word & RATE_TIME_MASK) - now - RATE_AHEAD) & RATE_TIME_MASK) : 0;
 }
 
-/* Microseconds to wait until `cost` more would be allowed; 0 = they are taken. Nothing is taken otherwise.
+/* Microseconds to wait until `taken` more would be allowed; 0 = they are taken, or with `look` only would be. Nothing is
+   taken otherwise.
    `step` is what one costs in microseconds, `depth` = burst * step is how far ahead the tat may run. */
 static uint64_t rate_take(table_shared *table, uint64_t buckets, uint64_t hash, uint64_t now, uint64_t taken,
-                          uint64_t depth) {
+                          uint64_t depth, int look) {
     _Atomic uint64_t *bucket = (_Atomic uint64_t *)table->body + (hash % buckets) * RATE_WAYS;
     uint64_t tag = hash >> RATE_TIME_BITS << RATE_TIME_BITS;
     for (;;) {
@@ -112,6 +113,7 @@ static uint64_t rate_take(table_shared *table, uint64_t buckets, uint64_t hash, 
         /* After a reload to a smaller burst a tat may be further ahead than the limit allows: an empty bucket. */
         if (ahead > depth) ahead = depth;
         if (ahead + taken > depth) return ahead + taken - depth;
+        if (look) return 0;
         uint64_t next = tag | ((now + ahead + taken) & RATE_TIME_MASK);
         if (atomic_compare_exchange_strong(&bucket[slot], &word, next)) {
             if (evicts) atomic_fetch_add_explicit(&table->evicted, 1, memory_order_relaxed);

@@ -28,7 +28,7 @@ cdef extern from "tables.h" nogil:
     void counters_set(cell *c, uint64_t value) noexcept
 
     uint64_t rate_take(table_shared *table, uint64_t buckets, uint64_t hash, uint64_t now, uint64_t taken,
-                       uint64_t depth) noexcept
+                       uint64_t depth, bint look) noexcept
 
     ctypedef struct admission_table:
         table_shared *table
@@ -59,6 +59,10 @@ cdef class Counters(_Table):
 
 cdef class RateTable(_Table):
     cdef uint64_t _buckets
+
+    cdef double _take(
+        self, uint64_t key_hash, uint64_t now_us, uint64_t cost, double interval_us, uint64_t burst, bint look
+    ) except -1
 
 
 cdef class AdmissionTable(_Table):

@@ -132,13 +132,22 @@ cdef class RateTable(_Table):
         One command is earned every `interval_us` (rounded up to whole microseconds), `burst` can be saved up.
         `now_us` counts from any moment that all processes agree on. `inf`: more than `burst` is never allowed at once.
         """
+        return self._take(key_hash, now_us, cost, interval_us, burst, False)
+
+    def wait(self, uint64_t key_hash, uint64_t now_us, uint64_t cost, double interval_us, uint64_t burst) -> float:
+        """As `take`, but nothing is taken."""
+        return self._take(key_hash, now_us, cost, interval_us, burst, True)
+
+    cdef double _take(
+        self, uint64_t key_hash, uint64_t now_us, uint64_t cost, double interval_us, uint64_t burst, bint look
+    ) except -1:
         cdef double step = ceil(interval_us)
         if not (1.0 <= step and step * burst < <double>RATE_AHEAD):
             raise TableError(f"a burst of {burst} every {interval_us} µs is none, or takes longer than 12 days")
         if cost > burst:
             return math.inf
         return rate_take(self._open(), self._buckets, key_hash, now_us, cost * <uint64_t>step,
-                         burst * <uint64_t>step) / 1e6
+                         burst * <uint64_t>step, look) / 1e6
 
     @property
     def evicted(self) -> int:

@@ -33,6 +33,13 @@ ENV_OTHERS = frozenset({"TUSKWS_CONFIG", "TUSKWS_DEBUG", "TUSKWS_EXT"})
 JWT_SECRET_BYTES_MIN = 32
 # Descriptors a process needs beside its clients: listeners, rings, log, files of the interpreter.
 NOFILE_RESERVE = 64
+RATES = (
+    ("message_rate_limit", "message_rate_burst"),
+    ("message_rate_limit_per_ip", "message_rate_burst_per_ip"),
+    ("handshake_rate_limit", "handshake_rate_burst"),
+)
+# How long a burst may take to be saved up: the tables look 12 days ahead.
+BURST_EARNED_MAX_S = 10 * 86_400
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class Processes:
         5.0, Kind.DURATION, "A process whose event loop stands still for that long is killed and replaced.", least=2
     )
     boot_timeout: float = option(30.0, Kind.DURATION, "How long a process may take to start.", least=0.1)
+    user: str = option("", Kind.TEXT, "Account to become once the port is bound, by name or number; only root can.")
+    group: str = option("", Kind.TEXT, "Its group.", shown="that of the user")
     control_socket: str = option(
         "",
         Kind.TEXT,
@@ -96,12 +105,86 @@ class Limits:
     max_connections_per_user: int = option(
         0, Kind.COUNT, "Connections of one user; 0 is off. Over it: close 4509.", least=0
     )
-    enable_rate_limiting: bool = option(True, Kind.SWITCH, "Limit the commands of a user.")
+    max_half_open: int = option(
+        2000,
+        Kind.COUNT,
+        "Sockets of a worker whose handshake is not done; one more, and the oldest gives way.",
+        least=1,
+    )
+    max_half_open_per_ip: int = option(200, Kind.COUNT, "The same for one address. It gets 429.", least=1)
+    enable_rate_limiting: bool = option(
+        True, Kind.SWITCH, "Keep the rates below: of users, addresses and connections. Off is for load tests."
+    )
     message_rate_limit: int = option(
         100, Kind.COUNT, "Commands a user may send, on average.", unit="a second", least=1, most=1_000_000
     )
     message_rate_burst: int = option(
         200, Kind.COUNT, "Commands a user may send at once after a pause.", least=1, most=10_000_000
+    )
+    message_rate_limit_per_ip: int = option(
+        1_000,
+        Kind.COUNT,
+        "Commands that guests and clients without authentication may send from one address, on average; 0 is off.",
+        unit="a second",
+        least=0,
+        most=1_000_000,
+        shown="10 times message_rate_limit",
+    )
+    message_rate_burst_per_ip: int = option(
+        2_000,
+        Kind.COUNT,
+        "The same at once after a pause.",
+        least=1,
+        most=10_000_000,
+        shown="10 times message_rate_burst",
+    )
+    handshake_rate_limit: int = option(
+        500,
+        Kind.COUNT,
+        "WebSocket handshakes of one address, on average; 0 is off. Over it: 429.",
+        unit="a second",
+        least=0,
+        most=1_000_000,
+    )
+    handshake_rate_burst: int = option(20_000, Kind.COUNT, "The same at once after a pause.", least=1, most=10_000_000)
+    auth_failures_per_ip: int = option(
+        100,
+        Kind.COUNT,
+        "Refused tokens of one address; 0 is off. Over it: 429, or `rate_limited`, and tokens are not looked at.",
+        unit="a minute",
+        least=0,
+        most=1_000_000,
+    )
+    password_tries_per_ip: int = option(
+        60,
+        Kind.COUNT,
+        "Room passwords that the guests of one address may try; 0 is off. Over it: `rate_limited`.",
+        unit="a minute",
+        least=0,
+        most=1_000_000,
+    )
+    frame_rate_limit: int = option(
+        2_000,
+        Kind.COUNT,
+        "Frames of one connection, a second's worth at once; 0 is off. Over it: close 1008.",
+        unit="a second",
+        least=0,
+        shown="2000, more with a higher message_rate_burst or max_fragments",
+    )
+    byte_rate_limit: int = option(
+        4 * 1024**2,
+        Kind.SIZE,
+        "Bytes a second of one connection, a second's worth at once; 0 is off. Over it: close 1008.",
+        least=0,
+        shown="4MiB, more with a larger max_frame_size",
+    )
+    ping_rate_limit: int = option(
+        20,
+        Kind.COUNT,
+        "WebSocket pings of one connection that are answered one by one; of more, the newest; 0 is off. "
+        "At 8 times as many at once: close 1008.",
+        unit="a second",
+        least=0,
     )
     max_message_size: int = option(
         16 * 1024, Kind.SIZE, "Size of the `message` value of a command.", least=1, most=8 * 1024**2
@@ -133,6 +216,13 @@ class Limits:
     )
     inflate_rate_limit_worker: int = option(
         64 * 1024**2, Kind.SIZE, "Bytes a second a worker inflates. Over it: close 1008.", least=1024
+    )
+    worker_memory_max: int = option(
+        0,
+        Kind.SIZE,
+        "Memory of a worker, without its rings; 0 is off. Above 80 % nobody is let in (503), above 90 % those who do "
+        "not read are closed (4008).",
+        least=0,
     )
     max_room_members: int = option(0, Kind.COUNT, "Users in a room that has no `max_members`; 0 is off.", least=0)
     max_rooms_per_user: int = option(50, Kind.COUNT, "Rooms a user may be in at once; 0 is off.", least=0)
@@ -396,6 +486,7 @@ def _resolve(given: dict[str, Any]) -> Config:
     given.setdefault("require_auth", bool(given.get("jwt_secret") or given.get("jwt_secret_file")))
     given.setdefault("ssl_enabled", bool(given.get("ssl_cert")))
     given.setdefault("enable_origin_check", bool(given.get("allowed_origins")))
+    _derive_rates(given)
     sections: dict[str, Any] = {}
     for section, cls in SECTIONS.items():
         names = [known.name for known in options_of(section, cls)]
@@ -403,6 +494,18 @@ def _resolve(given: dict[str, Any]) -> Config:
     config = Config(**sections)
     _check(config)
     return config
+
+
+def _derive_rates(given: dict[str, Any]) -> None:
+    """Rates that are only there against abuse lie well above what the other options allow honest clients to do."""
+    rate, burst, fragments, frame_size = (
+        given.get(name, OPTIONS[name].default)
+        for name in ("message_rate_limit", "message_rate_burst", "max_fragments", "max_frame_size")
+    )
+    given.setdefault("message_rate_limit_per_ip", 10 * rate)
+    given.setdefault("message_rate_burst_per_ip", 10 * burst)
+    given.setdefault("frame_rate_limit", max(2_000, 4 * max(rate, burst), 2 * fragments))
+    given.setdefault("byte_rate_limit", max(4 * 1024**2, 4 * frame_size))
 
 
 # What a profile gives as defaults; what is set anywhere else goes before it. The conformance suite sends messages of
@@ -442,6 +545,14 @@ def _check(config: Config) -> None:
             raise ConfigError(f"{name}: {size} is less than four times max_frame_size, {limits.max_frame_size}")
     if performance.queue_bytes_max < limits.max_frame_size:
         raise ConfigError(f"queue_bytes_max: {performance.queue_bytes_max} is less than max_frame_size")
+    for rate_name, burst_name in RATES:
+        rate, burst = getattr(limits, rate_name), getattr(limits, burst_name)
+        if burst > rate * BURST_EARNED_MAX_S > 0:
+            raise ConfigError(f"{burst_name}: {burst} would take longer than 10 days at {rate_name}, {rate}")
+    if 0 < limits.frame_rate_limit < limits.max_fragments:
+        raise ConfigError(f"frame_rate_limit: {limits.frame_rate_limit} is less than max_fragments")
+    if 0 < limits.byte_rate_limit < 2 * limits.max_frame_size:
+        raise ConfigError(f"byte_rate_limit: {limits.byte_rate_limit} is less than twice max_frame_size")
     if performance.enable_compression != "off":
         if limits.inflate_rate_limit < 2 * limits.max_frame_size:
             raise ConfigError(f"inflate_rate_limit: {limits.inflate_rate_limit} is less than twice max_frame_size")

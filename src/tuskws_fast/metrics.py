@@ -70,6 +70,7 @@ class Metric(IntEnum):
 
     # every process
     BEAT = _GAUGE, "last turn of the event loop that said so, monotonic ms"
+    MEMORY_BYTES = _GAUGE, "memory of its own that a worker has, without rings and files"
     LOG_DROPPED = _COUNTER, "log lines dropped because the log's reader did not keep up"
     RING_FULL = _COUNTER, "times a ring was full and records had to wait beside it"
     RING_DROPPED = _COUNTER, "records dropped because a down ring was full (replayed from history later)"
@@ -80,6 +81,7 @@ class Metric(IntEnum):
 
     # workers: connections
     CONNECTIONS_CURRENT = _GAUGE, "open connections"
+    HALF_OPEN = _GAUGE, "sockets whose handshake is not done"
     CONNECTIONS_OPENED = _COUNTER, "connections that completed the upgrade"
     CONNECTIONS_CLOSED = _COUNTER, "upgraded connections that ended"
     REFUSED_BAD_REQUEST = _COUNTER, "refused before the upgrade: malformed request"
@@ -89,15 +91,24 @@ class Metric(IntEnum):
     REFUSED_PER_IP = _COUNTER, "refused before the upgrade: too many connections of this address"
     REFUSED_PER_USER = _COUNTER, "refused or closed: too many connections of this user"
     REFUSED_TOTAL = _COUNTER, "refused before the upgrade: the node has all the connections it may have"
+    REFUSED_HALF_OPEN = _COUNTER, "ended before the upgrade: gave way to newer handshakes of its address or worker"
+    REFUSED_HANDSHAKE_RATE = _COUNTER, "refused before the upgrade: too many handshakes of this address"
+    REFUSED_TOKEN_RATE = _COUNTER, "tokens not looked at: too many refused ones of this address"
+    REFUSED_MEMORY = _COUNTER, "refused before the upgrade: the worker has nearly all the memory it may have"
     REFUSED_TIMEOUT = _COUNTER, "refused before the upgrade: the request was not complete in time"
     TLS_FAILED = _COUNTER, "sockets that ended before their TLS handshake was complete"
     TLS_NOT_AFTER = _GAUGE, "when the certificate in use ends, seconds since 1970; 0 without TLS"
     TOO_SLOW_CLOSED = _COUNTER, "connections closed because they did not read fast enough"
+    MEMORY_SHED = _COUNTER, "of these, because the worker had nearly all the memory it may have"
     HEARTBEAT_MISSED = _COUNTER, "connections closed because a ping was not answered"
     IDLE_CLOSED = _COUNTER, "connections closed because no command came for the idle timeout"
     AUTH_TIMEOUT_CLOSED = _COUNTER, "connections closed because they did not authenticate in time"
     PROTOCOL_ERRORS = _COUNTER, "connections closed for breaking RFC 6455"
     POLICY_CLOSED = _COUNTER, "connections closed for repeated faults"
+    FRAME_RATE_CLOSED = _COUNTER, "connections closed for too many frames a second"
+    BYTE_RATE_CLOSED = _COUNTER, "connections closed for too many bytes a second"
+    PING_RATE_CLOSED = _COUNTER, "connections closed for too many pings a second"
+    PONGS_SPARED = _COUNTER, "pings answered by the pong to a later one"
     INFLATE_BUDGET_CLOSED = _COUNTER, "connections closed because they made the server inflate too much"
 
     # workers: messages
@@ -110,7 +121,9 @@ class Metric(IntEnum):
     INFLATED_BYTES = _COUNTER, "bytes that these messages were inflated to"
     DEFLATED_MESSAGES = _COUNTER, "messages compressed; shared, once a worker whatever the number of receivers"
     DEFLATED_BYTES = _COUNTER, "bytes that these messages were compressed to"
-    RATE_LIMITED = _COUNTER, "commands refused by the rate limit"
+    RATE_LIMITED = _COUNTER, "commands refused by a rate limit"
+    RATE_LIMITED_PER_IP = _COUNTER, "of these, for what others of the address had sent"
+    PASSWORD_TRIES_LIMITED = _COUNTER, "room passwords of guests not looked at: too many of this address"
     AUTH_FAILED = _COUNTER, "tokens refused"
     HANDLER_FAILED = _COUNTER, "application handlers that raised"
     GAPS_SENT = _COUNTER, "times a connection was told that it missed messages"

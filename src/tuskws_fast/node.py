@@ -29,6 +29,7 @@ from tuskws_fast.errors import BootError, ConfigError, ExitCode, TuskwsError
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
 from tuskws_fast.supervisor.listeners import open_listeners, shown_address
 from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
+from tuskws_fast.supervisor.privileges import become, find_account
 from tuskws_fast.supervisor.stats import StatsSocket, default_path, now_document
 from tuskws_fast.supervisor.supervisor import Supervisor, Timing
 
@@ -60,11 +61,14 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     from tuskws_fast.worker import process as worker
 
     _check_origins(config)
+    account = find_account(config.processes.user, config.processes.group)
     set_name("tuskws-fast: supervisor", "tuskws-fast")
     _set_resource_limits()
     server, processes, performance = config.server, config.processes, config.performance
     certificates = _load_certificates(config.security)
     listeners = open_listeners(server.host, server.port, processes.workers, server.backlog)
+    if account is not None:
+        become(account)
     memory = NodeMemory(
         processes.workers,
         MemorySizes(performance.limit_table_size, performance.ring_up_size, performance.ring_down_size),

@@ -144,7 +144,7 @@ class HandshakeTarget:
             line.hang_up()
             edge.loop.pass_time()
         assert not self.complaints.heard, self.complaints.heard[0]
-        assert edge.acceptor.half_open == 0, "a handshake that ended is still counted"
+        assert edge.acceptor.door.half_open == 0, "a handshake that ended is still counted"
         assert (edge.limits.connections, edge.limits.addresses) == (0, 0), "somebody admitted was not given back"
         assert all(guest.ended == 1 for guest in guests)
         return Met(waits, is_over, line.wire, [guest.heard for guest in guests])

@@ -107,6 +107,14 @@ class World:
         self.peers: dict[int, Peer] = {}
         self.put_off: list[tuple[int, int]] = []
         self.is_in_call = False
+        self.waiting: set[Socket] = set()
+
+    def on_waiting(self, sock: Socket) -> None:
+        assert sock not in self.waiting, "told twice that it waits"
+        self.waiting.add(sock)
+
+    def on_settled(self, sock: Socket) -> None:
+        self.waiting.remove(sock)
 
     def on_first_bytes(self, sock: Socket, data: bytes) -> None:
         peer = self.peers[data[0]] = Peer(self, sock, data)
@@ -153,6 +161,7 @@ class World:
         alive = sum(not peer.losses for peer in self.peers.values())
         assert alive <= self.poller.open <= alive + silent
         assert self.poller.half_open == self.poller.open, "no handshake of these was ever done"
+        assert len(self.waiting) == self.poller.half_open, "who waits is told, and who does no more"
 
     def settle(self) -> None:
         """Everybody reads, until nothing comes any more."""

@@ -26,6 +26,7 @@ from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
 from tuskws_fast_ext.frame import Frame
 from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.pace import Pace
 
 from tuskws_fast.auth.forwarded import TrustedProxies
 from tuskws_fast.auth.origin import OriginPolicy
@@ -344,6 +345,14 @@ class Room:
     def release_connection(self) -> None:
         self.connections -= 1
 
+    def take_handshake(self, address: str, now: float) -> float:
+        return 0.0
+
+    def wait_for_token(self, address: str, now: float) -> float:
+        return 0.0
+
+    def count_refused_token(self, address: str, now: float) -> None: ...
+
     def admit_address(self, address: str) -> bool:
         self.addresses += not self.full
         return not self.full
@@ -376,6 +385,7 @@ class Edge:
         frame_max: int,
         queue_bytes_max: int = 1 << 30,
         queue_messages_max: int = 1 << 30,
+        pace: Pace | None = None,
         fragments_max: int = 1024,
         buffer_bytes: int = BUFFER_BYTES,
         origins: OriginPolicy | None = None,
@@ -385,7 +395,7 @@ class Edge:
         self.loop = StillLoop()
         # picows asks for the running loop while its parts are made.
         asyncio._set_running_loop(self.loop)  # type: ignore[arg-type]
-        self.point = FlushPoint(self.loop.call_soon, queue_bytes_max, queue_messages_max)
+        self.point = FlushPoint(self.loop.call_soon, queue_bytes_max, queue_messages_max, pace)
         self.limits = Room()
         lane = Lane(frame_max, fragments_max, self.point, CompressionPool(1, 256, 5, 1e6, 1e6))
         self.echo = Echo(lane, self.limits, ECHOES_MAX)  # type: ignore[arg-type]
@@ -398,6 +408,8 @@ class Edge:
                 sockets_max=1000,
                 compression=compression,
                 proxies=TrustedProxies(()),
+                half_open_max=1000,
+                half_open_per_ip_max=1000,
             ),
             ReadBuffer(buffer_bytes),
             lane,
@@ -408,6 +420,7 @@ class Edge:
             Figures(),  # type: ignore[arg-type]
             new_session,
             lambda: 0,
+            lambda: False,
             lambda path: None,
         )
 

@@ -85,18 +85,37 @@ class Line:
 
 
 class Allowance:
-    """Stands where `Limits` does: everything is admitted, and the rate allows until `wait` is set."""
+    """Stands where `Limits` does: everything is admitted, and the rates allow until a wait is set."""
 
     def __init__(self) -> None:
         self.wait = 0.0
+        self.address_wait = 0.0
+        self.token_wait = 0.0
+        self.password_wait = 0.0
+        self.refused_tokens = 0
         self.users_full = False
         self.released: list[str] = []
 
     def key(self, kind: str, name: str) -> int:
         return hash((kind, name)) & 0xFFFF
 
-    def take(self, rate_key: int, now: float, cost: int = 1) -> float:
+    def address_key(self, address: str) -> int:
+        return 1
+
+    def take(self, rate_key: int, now: float) -> float:
         return self.wait
+
+    def take_stranger(self, address_key: int, now: float) -> float:
+        return self.address_wait
+
+    def take_password_try(self, address: str, now: float) -> float:
+        return self.password_wait
+
+    def wait_for_token(self, address: str, now: float) -> float:
+        return self.token_wait
+
+    def count_refused_token(self, address: str, now: float) -> None:
+        self.refused_tokens += 1
 
     def admit_user(self, user: str) -> bool:
         return not self.users_full

@@ -151,8 +151,7 @@ class Verifier:
         """The identity that `token` proves at `now` (Unix time). Raises `TokenError`, and nothing else."""
         if len(token) > MAX_TOKEN_BYTES or not _COMPACT.fullmatch(token):
             _refuse("not a signed token of at most 8 KiB")
-        # 16 bytes of a cryptographic hash: a collision would be someone else's identity.
-        digest = hashlib.blake2b(token.encode("ascii"), digest_size=16).digest()
+        digest = _digest(token)
         known = self._cache.get(digest)
         if known is None:
             known = self._verify(token, now)
@@ -168,6 +167,10 @@ class Verifier:
     def cached(self) -> int:
         """How many verified tokens are remembered."""
         return len(self._cache)
+
+    def remembers(self, token: str) -> bool:
+        """Whether it was verified before: then asking again costs nothing. It may have expired meanwhile."""
+        return len(token) <= MAX_TOKEN_BYTES and token.isascii() and _digest(token) in self._cache
 
     def _verify(self, token: str, now: float) -> Identity:
         header = _decode_object(token[: token.index(".")])
@@ -249,6 +252,11 @@ def make_token(
         payload["exp"] = int(issued_at + ttl_s)
     payload.update(claims)
     return jwt.encode(payload, secret, algorithm=algorithm, headers=None if kid is None else {"kid": kid})
+
+
+def _digest(token: str) -> bytes:
+    # 16 bytes of a cryptographic hash: a collision would be someone else's identity.
+    return hashlib.blake2b(token.encode("ascii"), digest_size=16).digest()
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ OnMessage = Callable[[Message], None]
 
 
 PR_SET_PDEATHSIG = 1
+PR_GET_DUMPABLE = 3
+PR_SET_DUMPABLE = 4
 PR_SET_NAME = 15
 PR_SET_NO_NEW_PRIVS = 38
 
@@ -154,10 +156,20 @@ def prepare(context: ChildContext, parent: int) -> None:
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     # Tokens and secrets are in memory: no core file may hold them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _set_oom_score(OOM_SCORE_ADJ.get(context.role, 0))
+
+
+def _set_oom_score(score: int) -> None:
+    # Of a process that has changed its user /proc belongs to root, because it may hold root's secrets: so that nobody
+    # of that user can look into it, either. Only for this write it is an ordinary process.
+    is_ordinary = prctl(PR_GET_DUMPABLE, 0) == 1
+    prctl(PR_SET_DUMPABLE, 1)
     try:
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ.get(context.role, 0)))
+        Path("/proc/self/oom_score_adj").write_text(str(score))
     except OSError as error:
         log.debug("oom_score_adj is left as it is", extra={"reason": str(error)})
+    finally:
+        prctl(PR_SET_DUMPABLE, is_ordinary)
 
 
 def _exit_code(error: SystemExit) -> int:
@@ -170,10 +182,12 @@ def set_name(title: str, comm: str) -> None:
     prctl(PR_SET_NAME, comm.encode()[:15])
 
 
-def prctl(option: int, argument: int | bytes) -> None:
+def prctl(option: int, argument: int | bytes) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     value = ctypes.c_char_p(argument) if isinstance(argument, bytes) else ctypes.c_ulong(argument)
     zero = ctypes.c_ulong(0)
-    if libc.prctl(ctypes.c_int(option), value, zero, zero, zero):
+    result: int = libc.prctl(ctypes.c_int(option), value, zero, zero, zero)
+    if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+    return result

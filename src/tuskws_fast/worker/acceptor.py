@@ -9,7 +9,7 @@ The acceptor owns the HTTP phase because picows answers every fault with 400, kn
 behind a gate a connection (ext/parser, docs/decisions/0004).
 
 Reads before the upgrade share one buffer per worker: half-open connections cost a parser at most, no memory of their
-own. The deadline runs from accept and is not moved by progress, so a dripping client gains nothing.
+own. Who may wait there, and how often an address may try: doorkeeper.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, cast
@@ -42,6 +41,7 @@ from tuskws_fast.protocol import extensions, handshake
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.extensions import Agreement, MalformedHeaderError, Policy
 from tuskws_fast.protocol.handshake import Head, Refusal
+from tuskws_fast.worker.doorkeeper import Doorkeeper
 from tuskws_fast.worker.echo import ECHO_PATH, Echo, EchoSession
 from tuskws_fast.worker.lane import Lane
 from tuskws_fast.worker.limits import Limits
@@ -58,6 +58,8 @@ PARSED_FRAME_MAX = 64 * 1024
 SOCKETS_SHARE, SOCKETS_HARD_SHARE = 0.90, 0.97
 RETRY_AFTER_S = "5"
 AGREEMENTS_MAX = 64
+# Late handshakes ended before sockets get their turn: each takes 60 us.
+EXPIRED_A_TURN = 16
 
 PATHS = frozenset({"/", "/ws"})
 
@@ -71,6 +73,8 @@ class AcceptorSettings:
     sockets_max: int  # of this process: RLIMIT_NOFILE
     compression: Policy | None  # None: off, the header is not looked at
     proxies: TrustedProxies
+    half_open_max: int
+    half_open_per_ip_max: int
 
 
 @dataclass(slots=True)
@@ -96,6 +100,7 @@ class Acceptor:
         counters: Counters,
         new_session: Callable[[str], Session],
         session_count: Callable[[], int],
+        is_short_of_memory: Callable[[], bool],
         page: Callable[[str], Page | None],
     ) -> None:
         self.settings = settings
@@ -109,9 +114,15 @@ class Acceptor:
         self._verifier = verifier
         self._new_session = new_session
         self._session_count = session_count
+        self._is_short_of_memory = is_short_of_memory
         self._page = page
-        self._open: deque[tuple[float, Handshake]] = deque()
-        self.half_open = 0
+        self.door: Doorkeeper[Handshake | Socket] = Doorkeeper(
+            limits,
+            settings.proxies,
+            settings.connection_timeout_s,
+            settings.half_open_max,
+            settings.half_open_per_ip_max,
+        )
         self._buffer = buffer
         self._parser = FrameParser(picows_protocol)
 
@@ -123,6 +134,18 @@ class Acceptor:
     def on_first_bytes(self, sock: Socket, data: bytes) -> None:
         """The poller has accepted a socket, and this is what it said."""
         Handshake(self).begin(sock, data)
+
+    def on_waiting(self, attempt: Handshake | Socket) -> None:
+        """It is accepted and its request is not here yet: for most plain sockets that is never so."""
+        oldest = self.door.enter(attempt, attempt.address, time.monotonic())
+        if oldest is not None:
+            self.counters.add(Metric.REFUSED_HALF_OPEN)
+            text = "Too many unfinished handshakes of this address"
+            self._send_away(oldest, Refusal(HTTPStatus.TOO_MANY_REQUESTS, text, _retry_after()))
+
+    def on_settled(self, sock: Socket) -> None:
+        """It is upgraded, or gone."""
+        self.door.leave(sock)
 
     def on_crowded(self, sock: Socket) -> None:
         """A socket more than this process may have: there is hardly room to refuse it politely."""
@@ -136,30 +159,28 @@ class Acceptor:
 
     def began(self, attempt: Handshake) -> bool:
         """Count a new socket; False when there is no room even to refuse it politely."""
-        self.half_open += 1
-        self._open.append((time.monotonic() + self.settings.connection_timeout_s, attempt))
-        return self.half_open + self._session_count() < self.settings.sockets_max * SOCKETS_HARD_SHARE
+        self.on_waiting(attempt)
+        return self.door.half_open + self._session_count() < self.settings.sockets_max * SOCKETS_HARD_SHARE
 
-    def ended(self) -> None:
-        """A socket that `began` is no handshake any more."""
-        self.half_open -= 1
-
-    def expire(self, now: float, overdue: Iterable[Socket] = ()) -> None:
-        """Once a second: end the handshakes whose time is up; `overdue` are the plain sockets among them. Constant
-        timeout, so the oldest is in front."""
-        for sock in overdue:
+    def expire(self, now: float) -> None:
+        """Once a second: end the handshakes whose time is up, some of them in each turn of the loop."""
+        overdue = self.door.overdue(now, EXPIRED_A_TURN)
+        for attempt in overdue:
             self.counters.add(Metric.REFUSED_TIMEOUT)
-            sock.write(Refusal(HTTPStatus.REQUEST_TIMEOUT).encode())
-            sock.close()
-        while self._open and (self._open[0][0] <= now or self._open[0][1].transport is None):
-            _, attempt = self._open.popleft()
-            if attempt.transport is not None:
-                self.counters.add(Metric.REFUSED_TIMEOUT)
-                if attempt.is_connected:
-                    attempt.refuse(Refusal(HTTPStatus.REQUEST_TIMEOUT))
-                else:
-                    # Still in its TLS handshake: there is nobody to tell.
-                    attempt.drop()
+            self._send_away(attempt, Refusal(HTTPStatus.REQUEST_TIMEOUT))
+        if len(overdue) == EXPIRED_A_TURN:
+            asyncio.get_running_loop().call_soon(self.expire, now)
+
+    def _send_away(self, attempt: Handshake | Socket, refusal: Refusal) -> None:
+        """End what has not said yet what it wants, or has not taken its answer."""
+        self.door.leave(attempt)
+        if isinstance(attempt, Handshake):
+            attempt.give_up(refusal)
+        elif attempt.is_closing():
+            attempt.abort()
+        else:
+            attempt.write(refusal.encode())
+            attempt.close()
 
     def decide(self, attempt: Handshake, head: Head) -> None:
         """Answer a complete request: upgrade, page or refusal."""
@@ -233,19 +254,25 @@ class Acceptor:
         attempt.refuse(refusal)
 
     def _admit(self, head: Head, query: str, address: str, secure: bool) -> Refusal | Identity | None:
-        """Origin, token, then the limits. The identity that a token proved; who is admitted is counted, and must be
-        released by its session."""
+        """Pace, origin, token, then the limits. The identity that a token proved; who is admitted is counted, and must
+        be released by its session."""
+        too_fast = self.door.check_pace(address, time.monotonic())
+        if too_fast is not None:
+            self.counters.add(Metric.REFUSED_HANDSHAKE_RATE)
+            return too_fast
         if self._origins is not None and not self._origins.allows(head.first(b"origin"), head.first(b"host"), secure):
             self.counters.add(Metric.REFUSED_ORIGIN)
             return Refusal(HTTPStatus.FORBIDDEN, "This origin is not allowed")
         identity = None
         token = handshake.bearer_token(head, query, self.settings.allow_query_token)
         if token is not None:
-            try:
-                identity = self._verify(token)
-            except TokenError as error:
-                self.counters.add(Metric.REFUSED_AUTH)
-                return Refusal(HTTPStatus.UNAUTHORIZED, error.code.text, {"WWW-Authenticate": "Bearer"})
+            proved = self._prove(token, address)
+            if isinstance(proved, Refusal):
+                return proved
+            identity = proved
+        if self._is_short_of_memory():
+            self.counters.add(Metric.REFUSED_MEMORY)
+            return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "The server is short of memory", _retry_after())
         full = self._session_count() >= self.settings.sockets_max * SOCKETS_SHARE
         if full or not self._limits.admit_connection():
             self.counters.add(Metric.REFUSED_TOTAL)
@@ -258,11 +285,20 @@ class Acceptor:
             return Refusal(HTTPStatus.TOO_MANY_REQUESTS, "Too many connections of this address", _retry_after())
         return identity
 
-    def _verify(self, token: str) -> Identity:
+    def _prove(self, token: str, address: str) -> Refusal | Identity:
         verifier = self._verifier()
-        if verifier is None:
-            raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
-        return verifier.verify(token, time.time())
+        too_many = self.door.check_token(verifier, token, address, time.monotonic())
+        if too_many is not None:
+            self.counters.add(Metric.REFUSED_TOKEN_RATE)
+            return too_many
+        try:
+            if verifier is None:
+                raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
+            return verifier.verify(token, time.time())
+        except TokenError as error:
+            self._limits.count_refused_token(address, time.monotonic())
+            self.counters.add(Metric.REFUSED_AUTH)
+            return Refusal(HTTPStatus.UNAUTHORIZED, error.code.text, {"WWW-Authenticate": "Bearer"})
 
     def _upgrade(
         self,
@@ -449,6 +485,13 @@ class Handshake(asyncio.BufferedProtocol):
             if self.transport is not None:
                 self.refuse(Refusal(HTTPStatus.INTERNAL_SERVER_ERROR))
 
+    def give_up(self, refusal: Refusal) -> None:
+        """End it before its request is here: there is somebody to tell, unless it is still in its TLS handshake."""
+        if self.is_connected:
+            self.refuse(refusal)
+        else:
+            self.drop()
+
     def drop(self) -> None:
         """End the socket without a word."""
         if self.transport is not None:
@@ -476,13 +519,12 @@ class Handshake(asyncio.BufferedProtocol):
         return transport, behind
 
     def _finished(self) -> None:
-        # The acceptor's queue of deadlines holds this object for some seconds more: nothing big may stay with it.
+        # Whoever still holds this object (a callback under way) holds nothing big.
         self.transport = None
         self._parser = None
         self._headers = []
         self._target = b""
-        if not self._is_plain:
-            self._acceptor.ended()
+        self._acceptor.door.leave(self)
 
 
 class _PicowsLog:

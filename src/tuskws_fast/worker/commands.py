@@ -137,6 +137,7 @@ class Commands:
         """The upgrade is done: greet, and make a guest of it where nobody has to authenticate."""
         self.sessions[session.number] = session
         self.counters.add(Metric.CONNECTIONS_OPENED)
+        session.address_key = self.limits.address_key(session.address)
         self._file(session)
         if identity is None and self.settings.require_auth:
             session.rate_key = self.limits.key("connection", str(session.number))
@@ -191,6 +192,8 @@ class Commands:
             self.watchers.discard(session)
         session.expires_at = identity.expires_at
         session.rate_key = self.limits.key("rate", identity.user)
+        if not session.is_guest:
+            session.address_key = 0
         if identity.expires_at is not None:
             self._file(session)
         if session.is_guest and self.handlers is None:
@@ -252,14 +255,14 @@ class Commands:
             self.charge_fault(session, fault.code, messages.id_of(command), fault.text)
             return
         if not command["messages"]:
-            self.limits.take(session.rate_key, self._monotonic())
+            self._charge(session, self._monotonic())
         self._batch(session, command, None)
 
     def dispatch(self, session: Session, command: Command) -> None:
         """Charge, check and carry out one command that is not a batch."""
         self.received += 1
         now = self._monotonic()
-        wait = self.limits.take(session.rate_key, now)
+        wait = self._charge(session, now)
         if wait > 0.0:
             self._refuse_rate(session, messages.id_of(command), wait)
             return
@@ -305,11 +308,20 @@ class Commands:
     ) -> None:
         """A message that is no command: it costs a token too, an error reply, and in the end the connection."""
         self.received += 1
-        wait = self.limits.take(session.rate_key, self._monotonic())
+        wait = self._charge(session, self._monotonic())
         if wait > 0.0:
             self._refuse_rate(session, command_id, wait)
         else:
             self._fault(session, code, command_id, text)
+
+    def _charge(self, session: Session, now: float) -> float:
+        """Take one command from all rates it counts against; seconds to wait, if one of them is used up."""
+        wait = self.limits.take(session.rate_key, now)
+        if wait == 0.0 and session.address_key:
+            wait = self.limits.take_stranger(session.address_key, now)
+            if wait > 0.0:
+                self.counters.add(Metric.RATE_LIMITED_PER_IP)
+        return wait
 
     def _fault(self, session: Session, code: ErrorCode, command_id: CommandId, text: str | None) -> None:
         session.refuse(code, command_id, text)
@@ -354,11 +366,18 @@ class Commands:
             session.reply(_ACK, command_id)
 
     def _auth(self, session: Session, command: Command, command_id: CommandId) -> None:
+        now = self._monotonic()
+        wait = self.limits.wait_for_token(session.address, now)
+        if wait > 0.0 and not (self.verifier is not None and self.verifier.remembers(command["token"])):
+            self.counters.add(Metric.REFUSED_TOKEN_RATE)
+            self._refuse_rate(session, command_id, wait)
+            return
         try:
             if self.verifier is None:
                 raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
             identity = self.verifier.verify(command["token"], self._clock())
         except TokenError as error:
+            self.limits.count_refused_token(session.address, now)
             self._auth_failed(session, command_id, error.code, error.code.text)
             return
         if session.user is not None and session.user != identity.user and not session.is_guest:
@@ -466,6 +485,13 @@ class Commands:
         return b'%b,"message":%b,"from":%b%b' % (head, message, session.user_json, ref)
 
     def _join_room(self, session: Session, command: Command, command_id: CommandId) -> None:
+        if session.is_guest and "password" in command:
+            # The broker counts a user's tries, and a guest is another user with every connection.
+            wait = self.limits.take_password_try(session.address, self._monotonic())
+            if wait > 0.0:
+                self.counters.add(Metric.PASSWORD_TRIES_LIMITED)
+                self._refuse_rate(session, command_id, wait)
+                return
         if not self._reachable(session, command_id):
             return
         since = command.get("since")

@@ -1,18 +1,32 @@
-"""The limits that hold over all workers at once: connections in total, of an address, of a user; commands of a user.
+"""The limits that hold over all workers at once: connections in total, of an address, of a user; rates of both.
 
 The figures live in shared memory (tuskws_fast_ext.tables); this file says what is counted under which key. Keys are
 keyed hashes with the node's own secret: nobody outside can aim at somebody else's slot (`threats` L9). Admission is
 exact: add, check, roll back. Rates are a token bucket (GCRA) that knows users, not connections, so that neither a
-reconnect nor another worker refills it.
+reconnect nor another worker refills it. Who is nobody's user yet, or a guest with a name of the moment, pays from its
+address's bucket too, which is larger: many may share an address.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import ipaddress
 from dataclasses import dataclass
 
 from tuskws_fast_ext.tables import AdmissionTable, RateTable
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """So many a second on average, `burst` at once after a pause; 0 a second = off."""
+
+    per_s: float
+    burst: int
+
+    @property
+    def interval_us(self) -> float:
+        return 1e6 / self.per_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,8 +36,11 @@ class SharedLimits:
     connections: int
     connections_per_ip: int
     connections_per_user: int
-    rate_per_s: float
-    rate_burst: int
+    commands: Rate  # of a user
+    commands_per_ip: Rate  # of all strangers and guests of an address
+    handshakes_per_ip: Rate
+    refused_tokens_per_ip: Rate
+    password_tries_per_ip: Rate  # of guests
 
 
 class Limits:
@@ -42,13 +59,17 @@ class Limits:
         self._admission = admission
         self._rates = rates
         self._started_us = started_us
-        self._interval_us = 1e6 / limits.rate_per_s if limits.rate_per_s else 0.0
         self._total_key = self.key("total", "")
+        # A handshake asks for up to four of an address, and to parse and hash it costs 4 us.
+        self._key_of_address = functools.lru_cache(maxsize=4096)(self._hash_address)
 
     def key(self, kind: str, name: str) -> int:
         digest = hashlib.blake2b(f"{kind}\0{name}".encode(), key=self._secret, digest_size=8).digest()
         # 0 marks an empty slot.
         return int.from_bytes(digest, "little") or 1
+
+    def _hash_address(self, kind: str, address: str) -> int:
+        return self.key(kind, address_group(address))
 
     # -- admission -------------------------------------------------------------------------------------------------
 
@@ -81,15 +102,49 @@ class Limits:
 
     # -- rates -----------------------------------------------------------------------------------------------------
 
-    def take(self, rate_key: int, now: float, cost: int = 1) -> float:
-        """Seconds to wait before `cost` commands of this key are allowed; 0.0 = allowed, and taken."""
-        if not self._interval_us:
+    def address_key(self, address: str) -> int:
+        """The key of `take_stranger`; 0 = its rate is off."""
+        return self._key_of_address("commands", address) if self.limits.commands_per_ip.per_s else 0
+
+    def take(self, rate_key: int, now: float) -> float:
+        """Seconds to wait before a command of this key (a user, a connection) is allowed; 0.0 = allowed, and taken."""
+        return self._take(self.limits.commands, rate_key, now)
+
+    def take_stranger(self, address_key: int, now: float) -> float:
+        """The same for a command of somebody who is only known by an address."""
+        return self._take(self.limits.commands_per_ip, address_key, now)
+
+    def take_handshake(self, address: str, now: float) -> float:
+        return self._take_by_address("handshakes", self.limits.handshakes_per_ip, address, now)
+
+    def take_password_try(self, address: str, now: float) -> float:
+        return self._take_by_address("passwords", self.limits.password_tries_per_ip, address, now)
+
+    def count_refused_token(self, address: str, now: float) -> None:
+        self._take_by_address("tokens", self.limits.refused_tokens_per_ip, address, now)
+
+    def wait_for_token(self, address: str, now: float) -> float:
+        """Seconds to wait before another token of this address is looked at."""
+        rate = self.limits.refused_tokens_per_ip
+        if not rate.per_s:
             return 0.0
-        return self._rates.take(
-            rate_key, int(now * 1e6) - self._started_us, cost, self._interval_us, self.limits.rate_burst
-        )
+        key = self._key_of_address("tokens", address)
+        return self._rates.wait(key, self._us(now), 1, rate.interval_us, rate.burst)
+
+    def _take_by_address(self, kind: str, rate: Rate, address: str, now: float) -> float:
+        return self._take(rate, self._key_of_address(kind, address), now) if rate.per_s else 0.0
+
+    def _take(self, rate: Rate, key: int, now: float) -> float:
+        if not rate.per_s:
+            return 0.0
+        return self._rates.take(key, self._us(now), 1, rate.interval_us, rate.burst)
+
+    def _us(self, now: float) -> int:
+        return int(now * 1e6) - self._started_us
 
 
+# Parsing one costs 3 us, and most sockets in the door come from few.
+@functools.lru_cache(maxsize=4096)
 def address_group(address: str) -> str:
     """What counts as one address: an IPv4 address, or the /64 of an IPv6 one (a single host owns all of it)."""
     try:

@@ -28,6 +28,7 @@ import uvloop
 from tuskws_fast_ext.connection import FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
 from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.pace import Pace
 from tuskws_fast_ext.sockets import Poller
 
 from tuskws_fast import __version__, logs
@@ -53,7 +54,8 @@ from tuskws_fast.worker.handlers import Application, Handlers
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.inbox import Inbox
 from tuskws_fast.worker.lane import Lane
-from tuskws_fast.worker.limits import Limits, SharedLimits
+from tuskws_fast.worker.limits import Limits, Rate, SharedLimits
+from tuskws_fast.worker.memory_guard import MemoryGuard
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, SessionTimes
 from tuskws_fast.worker.timers import Wheel
@@ -114,6 +116,20 @@ def make_verifier(config: Config) -> Verifier | None:
         raise BootError(f"the token secret: {error}") from error
 
 
+def _rates(config: Config) -> tuple[Rate, Rate, Rate, Rate, Rate]:
+    """The rates of `SharedLimits`, in its order."""
+    limits = config.limits
+    if not limits.enable_rate_limiting:
+        return (Rate(0, 1),) * 5
+    return (
+        Rate(limits.message_rate_limit, limits.message_rate_burst),
+        Rate(limits.message_rate_limit_per_ip, limits.message_rate_burst_per_ip),
+        Rate(limits.handshake_rate_limit, limits.handshake_rate_burst),
+        Rate(limits.auth_failures_per_ip / 60, max(1, limits.auth_failures_per_ip)),
+        Rate(limits.password_tries_per_ip / 60, max(1, limits.password_tries_per_ip)),
+    )
+
+
 class PlainListener:
     """Serves `sock` until `close`, which closes only this process's copy: the socket is the supervisor's."""
 
@@ -157,7 +173,6 @@ class Worker:
     def _build(self, app: object | None) -> None:
         config, context = self._config, self._context
         limits, timeouts, performance = config.limits, config.timeouts, config.performance
-        rate = limits.message_rate_limit if limits.enable_rate_limiting else 0
         self._times = SessionTimes(
             timeouts.auth_timeout, timeouts.heartbeat_interval, timeouts.heartbeat_timeout, timeouts.idle_timeout
         )
@@ -166,8 +181,7 @@ class Worker:
                 limits.max_connections,
                 limits.max_connections_per_ip,
                 limits.max_connections_per_user,
-                rate,
-                limits.message_rate_burst,
+                *_rates(config),
             ),
             context.memory.secret,
             context.memory.admission_table(context.slot),
@@ -177,7 +191,14 @@ class Worker:
         self._files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._buffer = ReadBuffer(performance.buffer_size)
         self._poller = Poller(self._loop, self._buffer, int(self._files_max * SOCKETS_HARD_SHARE))
-        lane = self._lane(limits.max_frame_size, limits.max_fragments, performance.queue_bytes_max, 1.0)
+        pace = Pace(limits.frame_rate_limit, limits.byte_rate_limit, limits.ping_rate_limit)
+        lane = self._lane(
+            limits.max_frame_size,
+            limits.max_fragments,
+            performance.queue_bytes_max,
+            1.0,
+            pace if limits.enable_rate_limiting else None,
+        )
         self._point = lane.point
         if performance.enable_io_uring and (error := self._point.send_together()):
             log.info("sends go one by one: there is no io_uring here", extra={"reason": os.strerror(error)})
@@ -190,6 +211,8 @@ class Worker:
             echo_lane = self._lane(size, limits.echo_max_fragments, waiting, max(share, 1.0))
             self._lanes.append(echo_lane)
             echo = Echo(echo_lane, self._limits, limits.echo_max_connections)
+        # An echo is there to measure with: those go first.
+        self._guard = MemoryGuard(limits.worker_memory_max, [each.point for each in reversed(self._lanes)])
         self._outbox = Outbox(self._poller.call_soon, self._give_up)
         self._hub = Hub(time.time, self._ask_recovery, performance.room_tick, self._loop.call_later, time.monotonic)
         self._inbox = Inbox(
@@ -220,13 +243,20 @@ class Worker:
             self._commands.handlers = Handlers(app, self._commands, self._loop)
         self._acceptor = self._poller.owner = self._build_acceptor(lane, echo)
 
-    def _lane(self, frame_max: int, fragments_max: int, queue_bytes_max: int, inflate_share: float) -> Lane:
+    def _lane(
+        self,
+        frame_max: int,
+        fragments_max: int,
+        queue_bytes_max: int,
+        inflate_share: float,
+        pace: Pace | None = None,
+    ) -> Lane:
         """`inflate_share`: how many times the budgets for inflating that are configured."""
         limits, performance = self._config.limits, self._config.performance
         return Lane(
             frame_max,
             fragments_max,
-            FlushPoint(self._poller.call_soon, queue_bytes_max, performance.queue_messages_max),
+            FlushPoint(self._poller.call_soon, queue_bytes_max, performance.queue_messages_max, pace),
             CompressionPool(
                 performance.compression_level,
                 performance.compression_min_size,
@@ -251,6 +281,8 @@ class Worker:
                 self._files_max,
                 policy if performance.enable_compression != "off" else None,
                 TrustedProxies(security.forwarded_allow_ips),
+                config.limits.max_half_open,
+                config.limits.max_half_open_per_ip,
             ),
             self._buffer,
             lane,
@@ -261,6 +293,7 @@ class Worker:
             self._context.counters,
             self._new_session,
             lambda: len(self._sessions),
+            lambda: self._guard.is_tight,
             self._page,
         )
 
@@ -465,7 +498,8 @@ class Worker:
                 self._file(session)
         for lane in self._lanes:
             lane.point.expire(now, self._config.performance.queue_age_max)
-        self._acceptor.expire(now, self._poller.overdue(now - self._config.timeouts.connection_timeout))
+        self._acceptor.expire(now)
+        self._guard.look()
         self._publish_figures()
         self._context.beat()
         self._loop.call_later(TICK_S, self._tick)
@@ -483,7 +517,12 @@ class Worker:
             Metric.RING_OVERRUN: self._hub.holes,
             Metric.MESSAGES_RECEIVED: self._commands.received,
             Metric.REPLIES_SENT: self._commands.replies,
+            Metric.MEMORY_SHED: self._guard.shed,
             Metric.PROTOCOL_ERRORS: sum(point.protocol_errors for point in points),
+            Metric.FRAME_RATE_CLOSED: self._point.pace.frames_closed,
+            Metric.BYTE_RATE_CLOSED: self._point.pace.bytes_closed,
+            Metric.PING_RATE_CLOSED: self._point.pace.pings_closed,
+            Metric.PONGS_SPARED: self._point.pace.pongs_spared,
             Metric.INFLATED_MESSAGES: sum(pool.inflated_messages for pool in pools),
             Metric.INFLATED_BYTES: sum(pool.inflated_bytes for pool in pools),
             Metric.INFLATE_BUDGET_CLOSED: sum(pool.budget_closed for pool in pools),
@@ -495,6 +534,8 @@ class Worker:
             counters.add(metric, value - self._flushed.get(metric, 0))
         self._flushed = grown
         counters.set(Metric.CONNECTIONS_CURRENT, len(self._sessions))
+        counters.set(Metric.MEMORY_BYTES, self._guard.used)
+        counters.set(Metric.HALF_OPEN, self._acceptor.door.half_open)
         counters.set(Metric.SESSIONS, sum(1 for s in self._sessions.values() if s.user is not None))
         counters.set(Metric.LIMIT_SLOTS_LOST, self._limits.slots_lost if self._context.slot == 0 else 0)
         if self._certificates is not None and self._context.slot == 0:

@@ -45,6 +45,7 @@ class Session:
     __slots__ = (
         "address",
         "address_admitted",
+        "address_key",
         "auth_failures",
         "commands",
         "connection",
@@ -95,6 +96,8 @@ class Session:
         self.mode = int(PresenceMode.ROOMS)
         self.rooms: set[str] = _NO_ROOMS
         self.rate_key = 0
+        # Strangers and guests pay from their address's rate too; 0 = this one does not.
+        self.address_key = 0
         self.faults = 0
         self.refused_in_row = 0
         self.auth_failures = 0

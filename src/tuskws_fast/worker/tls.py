@@ -85,7 +85,7 @@ class TlsListener:
     def _on_readable(self) -> None:
         for _ in range(ACCEPTS_MAX):
             try:
-                accepted, _ = self._sock.accept()
+                accepted, peer = self._sock.accept()
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -93,7 +93,7 @@ class TlsListener:
                     raise
                 self._pause(error)
                 return
-            self._begin(accepted)
+            self._begin(accepted, peer[0])
 
     def _pause(self, error: OSError) -> None:
         log.warning("no new connections for a moment", extra={"reason": error.strerror})
@@ -104,12 +104,13 @@ class TlsListener:
         if self._sock.fileno() >= 0:
             self._loop.add_reader(self._sock.fileno(), self._on_readable)
 
-    def _begin(self, accepted: socket.socket) -> None:
+    def _begin(self, accepted: socket.socket, address: str) -> None:
         accepted.setblocking(False)
         attempt = self._acceptor.protocol()
+        attempt.address = address
         if not self._acceptor.began(attempt):
             self._counters.add(Metric.REFUSED_TOTAL)
-            self._acceptor.ended()
+            self._acceptor.door.leave(attempt)
             accepted.close()
             return
         done = self._loop.create_future()
@@ -130,7 +131,7 @@ class TlsListener:
         except OSError:
             # The peer was gone before we looked; the transport does not own a socket that it could not set up.
             self._counters.add(Metric.TLS_FAILED)
-            self._acceptor.ended()
+            self._acceptor.door.leave(attempt)
             accepted.close()
 
     def _on_handshake_done(self, attempt: Handshake, done: asyncio.Future[None]) -> None:

@@ -94,8 +94,10 @@ static uint32_t neighbours(const state *s, uint32_t key) {
 static void rate_of(state *s, uint32_t key, uint32_t cost) {
     uint64_t evicted = table_count(&s->rates->evicted), credit = credit_of(s, key);
     int crowded = neighbours(s, key) >= RATE_WAYS;
-    uint64_t wait = rate_take(s->rates, BUCKETS, hash_of(key), s->now, cost * STEP, BURST * STEP);
+    uint64_t looked = rate_take(s->rates, BUCKETS, hash_of(key), s->now, cost * STEP, BURST * STEP, 1);
+    uint64_t wait = rate_take(s->rates, BUCKETS, hash_of(key), s->now, cost * STEP, BURST * STEP, 0);
     if (s->mad) return;
+    MUST(looked == wait);
     uint64_t exact = credit >= cost * STEP ? 0 : cost * STEP - credit;
     /* Whose word was taken over starts anew with a full bucket: nobody ever waits longer than is right. */
     MUST(wait <= exact);

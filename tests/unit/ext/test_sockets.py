@@ -32,6 +32,7 @@ class Host:
         self.sockets: list[Socket] = []
         self.heard = b""
         self.crowded: list[Socket] = []
+        self.waiting: list[Socket] = []
         self.lost: list[Exception | None] = []
         self.on_bytes: Callable[[Socket, bytes], object] = lambda sock, data: None
 
@@ -44,6 +45,12 @@ class Host:
     def on_crowded(self, sock: Socket) -> None:
         self.crowded.append(sock)
         sock.close()
+
+    def on_waiting(self, sock: Socket) -> None:
+        self.waiting.append(sock)
+
+    def on_settled(self, sock: Socket) -> None:
+        self.waiting.remove(sock)
 
     def buffer_updated(self, nbytes: int) -> None:
         self.heard += bytes(self.buffer.view[:nbytes])
@@ -277,18 +284,31 @@ def test_a_socket_too_many_is_told_to_the_owner() -> None:
     host.until(lambda: host.poller.open == 0)
 
 
-def test_half_open_sockets_are_overdue_once_and_upgraded_or_ended_ones_never(host: Host) -> None:
+def test_who_waits_for_its_handshake_is_told_and_when_it_does_no_more(host: Host) -> None:
     silent = socket.create_connection(host.listener.getsockname())
-    host.until(lambda: host.poller.half_open == 1)
+    host.until(lambda: len(host.waiting) == 1)
     gone = socket.create_connection(host.listener.getsockname())
-    host.until(lambda: host.poller.half_open == 2)
+    host.until(lambda: len(host.waiting) == 2)
     gone.close()
-    host.until(lambda: host.poller.half_open == 1)
-    assert host.poller.overdue(0.0) == []
-    [late] = host.poller.overdue(float("inf"))
-    assert host.poller.overdue(float("inf")) == []
+    host.until(lambda: len(host.waiting) == 1)
+    [late] = host.waiting
     late.close()
+    host.until(lambda: not host.waiting)
     silent.close()
+
+
+def test_who_has_all_to_say_that_a_buffer_holds_is_read_once_a_turn(host: Host) -> None:
+    """However much of it is there: others are read from in between."""
+    loud, _ = host.client()
+    calm, _ = host.client()
+    host.heard = b""
+    loud.sendall(b"x" * 5 * 4096)
+    calm.sendall(b"calm")
+    host.until(lambda: b"calm" in host.heard)
+    assert len(host.heard) <= 2 * 4096 + 4
+    host.until(lambda: len(host.heard) == 5 * 4096 + 4)
+    loud.close()
+    calm.close()
 
 
 def test_a_silenced_listener_keeps_its_connections(host: Host) -> None:

@@ -191,6 +191,12 @@ def test_a_burst_then_the_rate(rates: RateTable) -> None:
     assert rates.take(KEY, now + 10_000, 1, STEP_US, 5) > 0
 
 
+def test_looking_takes_nothing(rates: RateTable) -> None:
+    assert [rates.wait(KEY, 0, 1, STEP_US, 5) for _ in range(10)] == [0.0] * 10
+    assert [rates.take(KEY, 0, 1, STEP_US, 5) for _ in range(5)] == [0.0] * 5
+    assert rates.wait(KEY, 0, 1, STEP_US, 5) == rates.take(KEY, 0, 1, STEP_US, 5) == pytest.approx(0.01)
+
+
 def test_waiting_as_long_as_told_is_enough_and_less_is_not(rates: RateTable) -> None:
     rng, now = random.Random(6), 0
     for _ in range(500):

@@ -9,6 +9,7 @@ from helpers.worker import Desk, Wire
 
 from tuskws_fast.auth.tokens import Verifier, make_token
 from tuskws_fast.ipc import records
+from tuskws_fast.metrics import Metric
 from tuskws_fast.protocol import codec
 from tuskws_fast.worker.commands import AUTH_FAILURES_MAX, FAULTS_MAX, RATE_REFUSALS_MAX
 from tuskws_fast.worker.session import Session
@@ -287,3 +288,56 @@ def test_only_a_normal_close_is_a_clean_end() -> None:
         session, _ = greeted(desk)
         session.on_closed(code)
         assert desk.line.take() == [records.Detach(1, clean)]
+
+
+# -- what an address pays for ------------------------------------------------------------------------------------------
+
+
+def test_strangers_and_guests_pay_for_their_address_and_users_do_not() -> None:
+    desk = Desk(verifier=Verifier([SECRET]))
+    guest, wire = greeted(desk)
+    desk.allowance.address_wait = 0.5
+    say(guest, type="ping", id=1)
+    refused = wire.pop()
+    assert (refused["code"], refused["retry_after"], refused["id"]) == ("rate_limited", 0.5, 1)
+    assert desk.counters[Metric.RATE_LIMITED_PER_IP] == desk.counters[Metric.RATE_LIMITED] == 1
+    desk.allowance.address_wait = 0.0
+    say(guest, type="auth", token=make_token(SECRET, "ann", now=desk.wall))
+    desk.allowance.address_wait = 0.5
+    wire.sent.clear()
+    say(guest, type="ping", id=2)
+    assert wire.pop()["type"] == "pong"
+
+
+def test_after_too_many_refused_tokens_of_the_address_only_known_ones_are_looked_at() -> None:
+    desk = Desk(require_auth=True, verifier=Verifier([SECRET]))
+    known = make_token(SECRET, "ann", now=desk.wall)
+    assert desk.commands.verifier is not None
+    desk.commands.verifier.verify(known, desk.wall)
+    session, wire = greeted(desk)
+    say(session, type="auth", token="x.y.z")
+    assert wire.pop()["type"] == "auth_failed"
+    assert desk.allowance.refused_tokens == 1
+    desk.allowance.token_wait = 3.0
+    say(session, type="auth", token=make_token(SECRET, "bob", now=desk.wall), id=1)
+    refused = wire.pop()
+    assert (refused["code"], refused["retry_after"]) == ("rate_limited", 3.0)
+    assert desk.counters[Metric.REFUSED_TOKEN_RATE] == 1
+    assert desk.allowance.refused_tokens == 1
+    say(session, type="auth", token=known)
+    assert wire.pop()["type"] == "auth_success"
+
+
+def test_a_guests_password_tries_are_its_addresss() -> None:
+    desk = Desk(verifier=Verifier([SECRET]))
+    guest, wire = greeted(desk)
+    desk.allowance.password_wait = 7.0
+    say(guest, type="join_room", room="a", password="guess", id=1)
+    refused = wire.pop()
+    assert (refused["code"], refused["retry_after"]) == ("rate_limited", 7.0)
+    assert desk.counters[Metric.PASSWORD_TRIES_LIMITED] == 1
+    assert desk.line.take() == []
+    say(guest, type="join_room", room="a", id=2)
+    say(guest, type="auth", token=make_token(SECRET, "ann", now=desk.wall))
+    say(guest, type="join_room", room="a", password="known", id=3)
+    assert [type(record).__name__ for record in desk.line.take()].count("Join") == 2

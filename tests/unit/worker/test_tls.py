@@ -69,7 +69,7 @@ class Served:
         before = self.accepted
 
         async def is_gone() -> bool:
-            return self.accepted > before and self.acceptor.half_open == 0
+            return self.accepted > before and self.acceptor.door.half_open == 0
 
         async def come_and_go() -> None:
             await asyncio.to_thread(client, self)
