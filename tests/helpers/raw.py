@@ -41,8 +41,8 @@ def inflated(payload: bytes) -> bytes:
 
 class RawClient:
     """`receive_buffer` bounds what the kernel takes for us while we do not read. `extensions` is a header's value,
-    `headers` are whole lines, `tls` is for a server that speaks it. Messages that come compressed are inflated, as if
-    no context were taken over."""
+    `headers` are whole lines, `source` one of the loopback's many addresses, `tls` is for a server that speaks it.
+    Messages that come compressed are inflated, as if no context were taken over."""
 
     def __init__(
         self,
@@ -52,11 +52,14 @@ class RawClient:
         extensions: str | None = None,
         headers: str = "",
         tls: ssl.SSLContext | None = None,
+        source: str | None = None,
     ) -> None:
         self.socket = socket.socket()
         self.socket.settimeout(TIMEOUT_S)
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source is not None:
+            self.socket.bind((source, 0))
         self.socket.connect(("127.0.0.1", port))
         if tls is not None:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")

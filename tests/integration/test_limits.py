@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from helpers.clients import SpeakingClient, on_loop, people
-from helpers.raw import RawClient
-from helpers.server import SECRET, RunningServer, running_server, started_server
+from helpers.raw import RawClient, masked
+from helpers.server import SECRET, RunningServer, running_server, started_server, wait_until
 from helpers.sockets import Closed
 from helpers.waiting import eventually, pace
 from websockets.asyncio.client import ClientConnection, connect
@@ -125,6 +125,141 @@ async def test_message_rate_is_a_users_over_connections_and_workers_and_survives
         # And other users do not pay for it.
         bob = await crowd.connect("bob")
         assert (await bob.request("ping"))["type"] == "pong"
+
+
+@on_loop
+async def test_guests_of_an_address_share_a_rate_that_survives_reconnecting() -> None:
+    """However many connections and workers: no more than the rate, times the time, and one burst."""
+    flags = {"message_rate_limit_per_ip": 20, "message_rate_burst_per_ip": 40}
+    async with running_server(workers=2, **flags) as server:
+        started, accepted, refused = time.monotonic(), 0, 0
+        for _ in range(50):
+            async with connect(server.url) as socket:
+                await socket.recv()
+                for _ in range(4):
+                    await socket.send('{"type":"ping"}')
+                    answer = json.loads(await socket.recv())
+                    accepted += answer["type"] == "pong"
+                    refused += answer.get("code") == "rate_limited"
+        assert accepted <= 40 + 20 * (time.monotonic() - started) + 1
+        assert accepted + refused == 200
+        await eventually(lambda: grown(server, "rate_limited_per_ip", refused), "the figure")
+        # Others do not pay for it.
+        with RawClient(server.port, source="127.0.0.9") as neighbour:
+            neighbour.expect("welcome")
+            neighbour.send({"type": "ping"})
+            assert neighbour.message()["type"] == "pong"
+
+
+async def grown(server: RunningServer, figure: str, to: int) -> bool:
+    return server.figure(figure) >= to
+
+
+@on_loop
+async def test_handshakes_of_an_address_have_a_rate() -> None:
+    flags = {"handshake_rate_limit": 1, "handshake_rate_burst": 10}
+    async with running_server(workers=2, **flags) as server:
+        for _ in range(10):
+            async with connect(server.url):
+                pass
+        response = await refusal(server)
+        assert response.status_code == 429
+        assert 0 < int(response.headers["Retry-After"]) <= 10
+        assert server.get("/health")[0] == 200
+        await eventually(lambda: grown(server, "refused_handshake_rate", 1), "the figure")
+        RawClient(server.port, source="127.0.0.9").close()
+        await eventually_opens(server)
+
+
+@on_loop
+async def test_refused_tokens_of_an_address_are_bounded_whoever_sends_them() -> None:
+    flags = {"auth_failures_per_ip": 10, "jwt_secret": SECRET}
+    async with running_server(workers=2, **flags) as server, people(server) as crowd:
+        token = server.token("ann")
+        await crowd.connect("bob")
+        seen = []
+        for n in range(14):
+            with RawClient(server.port, headers=f"Authorization: Bearer {token[:-2]}{n:02d}\r\n") as client:
+                seen.append(int(client.response[9:12]))
+        assert seen == [401] * 10 + [429] * 4
+        stranger = await crowd.connect(None)
+        assert (await stranger.request("auth", token=token))["code"] == "rate_limited"
+        await eventually(lambda: grown(server, "refused_token_rate", 5), "the figure")
+        with RawClient(server.port, source="127.0.0.9", headers=f"Authorization: Bearer {token}\r\n") as neighbour:
+            assert neighbour.expect("welcome")["authenticated"]
+
+
+@on_loop
+async def test_guests_that_come_again_and_again_do_not_guess_more_passwords() -> None:
+    flags = {"password_tries_per_ip": 6, "jwt_secret": SECRET, "no_require_auth": True}
+    async with running_server(workers=2, **flags) as server, people(server) as crowd:
+        ann = await crowd.connect("ann", permissions=["create"])
+        made = await ann.request("create_room", room="vault", settings={"password": "s3cret"})
+        assert made["type"] != "error", made
+        codes = []
+        for n in range(9):
+            guest = await crowd.connect()
+            codes.append((await guest.request("join_room", room="vault", password=f"guess {n}"))["code"])
+            await guest.close()
+        assert codes == ["bad_password"] * 6 + ["rate_limited"] * 3
+        await eventually(lambda: grown(server, "password_tries_limited", 3), "the figure")
+        bob = await crowd.connect("bob")
+        assert (await bob.request("join_room", room="vault", password="s3cret"))["type"] == "room_joined"
+
+
+@pytest.mark.parametrize(
+    ("flags", "data", "figure"),
+    [
+        ({"frame_rate_limit": 1024}, masked(b'{"type":"ping"}') * 1_100, "frame_rate_closed"),
+        (
+            {"byte_rate_limit": "128KiB"},
+            masked(b"x" * 60_000) * 3,
+            "byte_rate_closed",
+        ),
+        ({"ping_rate_limit": 2}, masked(b"", opcode=9) * 17, "ping_rate_closed"),
+    ],
+)
+def test_a_connection_that_sends_too_fast_is_closed_1008(flags: dict[str, Any], data: bytes, figure: str) -> None:
+    with started_server(workers=1, **flags) as server:  # noqa: SIM117
+        with RawClient(server.port) as hasty, RawClient(server.port) as calm:
+            for client in (hasty, calm):
+                client.expect("welcome")
+            hasty.socket.sendall(data)
+            assert hasty.close_code() == 1008
+            calm.send({"type": "ping"})
+            assert calm.expect("pong")
+            wait_until(lambda: server.figure(figure) == 1, figure)
+    with started_server(workers=1, disable_rate_limiting=True, **flags) as server:  # noqa: SIM117
+        with RawClient(server.port) as hasty:
+            hasty.expect("welcome")
+            hasty.socket.sendall(data)
+            hasty.send({"type": "hello", "id": "still here"})
+            while b"still here" not in (answer := hasty.frame())[1]:
+                assert answer[0] != 8
+
+
+def test_of_unfinished_handshakes_the_oldest_gives_way() -> None:
+    with started_server(workers=1, max_half_open_per_ip=3, max_half_open=5) as server, contextlib.ExitStack() as stack:
+
+        def begin(source: str) -> socket.socket:
+            sock = stack.enter_context(socket.socket())
+            sock.settimeout(10)
+            sock.bind((source, 0))
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(b"GET /ws HTTP/1.1\r\n")
+            return sock
+
+        mine = [begin("127.0.0.1") for _ in range(4)]
+        assert mine[0].recv(100).startswith(b"HTTP/1.1 429 ")
+        with RawClient(server.port) as through:
+            assert through.response.startswith(b"HTTP/1.1 101 ")
+        others = [begin(f"127.0.0.{n}") for n in (2, 3, 4)]
+        # Of the whole worker: first who waits longest, wherever it comes from.
+        assert mine[1].recv(100).startswith(b"HTTP/1.1 429 ")
+        wait_until(lambda: server.figure("half_open") == 5, "five wait")
+        assert server.figure("refused_half_open") >= 2
+        others[-1].sendall(b"\r\n")
+        assert others[-1].recv(100).startswith(b"HTTP/1.1 426 ")
 
 
 @on_loop
