@@ -1,4 +1,4 @@
-"""The command line: `tuskws-fast [flags]` serves, `tuskws-fast stats` asks a running node for its figures.
+"""The command line: `tuskws-fast [flags]` serves; `stats`, `reload` and `restart` speak to a node that runs.
 
 Flags and help are made from `config.OPTIONS`; a flag's text goes unparsed to `config.load`, so that it means the same
 as in a file or a variable, and its errors read the same.
@@ -7,9 +7,9 @@ as in a file or a variable, and its errors read the same.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -18,7 +18,8 @@ from tuskws_fast.config import OPTIONS, SECTIONS, load
 from tuskws_fast.errors import ConfigError, ExitCode
 from tuskws_fast.options import Kind, Option
 from tuskws_fast.protocol import codec
-from tuskws_fast.supervisor.stats import default_path, read_stats
+from tuskws_fast.supervisor.operators import ask, default_path
+from tuskws_fast.supervisor.stats import read_stats
 
 METAVARS = {
     Kind.TEXT: "TEXT",
@@ -87,23 +88,108 @@ cli = GroupedCommand(
 click.version_option(__version__, prog_name="tuskws-fast")(cli)
 
 
+def _of_a_node(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The flags that say which node is meant."""
+    for add in (
+        click.option("--control-socket", type=click.Path(), help="Its control socket, if it is not the default."),
+        click.option("--port", type=int, help="Port of the node.  [default: 8080; TUSKWS_PORT]"),
+    ):
+        command = add(command)
+    return command
+
+
+def _node_path(ctx: click.Context, port: int | None, control_socket: str | None) -> Path:
+    flags: Mapping[str, Any] = ctx.obj or {}
+    chosen = control_socket or flags.get("control_socket") or os.environ.get("TUSKWS_CONTROL_SOCKET")
+    number = port or int(flags.get("port") or os.environ.get("TUSKWS_PORT") or OPTIONS["port"].default)
+    return Path(chosen) if chosen else default_path(number)
+
+
+def _no_node(ctx: click.Context, path: Path, error: OSError) -> NoReturn:
+    click.echo(f"tuskws-fast: no node answers on {path}: {error.strerror or error}", err=True)
+    ctx.exit(ExitCode.FAILED)
+
+
 @cli.command("stats")
-@click.option("--port", type=int, default=None, help="Port of the node.  [default: 8080; TUSKWS_PORT]")
-@click.option("--control-socket", type=click.Path(), default=None, help="Its control socket, if it is not the default.")
+@_of_a_node
 @click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
 @click.pass_context
 def stats_command(ctx: click.Context, port: int | None, control_socket: str | None, as_json: bool) -> None:
     """Print the figures of a running node."""
-    flags: Mapping[str, Any] = ctx.obj or {}
-    chosen = control_socket or flags.get("control_socket") or os.environ.get("TUSKWS_CONTROL_SOCKET")
-    number = port or int(flags.get("port") or os.environ.get("TUSKWS_PORT") or OPTIONS["port"].default)
-    path = Path(chosen) if chosen else default_path(number)
+    path = _node_path(ctx, port, control_socket)
     try:
         document = read_stats(path)
     except OSError as error:
-        click.echo(f"tuskws-fast: no node answers on {path}: {error.strerror or error}", err=True)
-        ctx.exit(ExitCode.FAILED)
+        _no_node(ctx, path, error)
     click.echo(codec.encode(document).decode() if as_json else stats_text(document))
+
+
+@cli.command("reload")
+@_of_a_node
+@click.pass_context
+def reload_command(ctx: click.Context, port: int | None, control_socket: str | None) -> None:
+    """Have a running node read its configuration, keys and certificates again, as SIGHUP does.
+
+    Exit 1 when something was bad; then everything is left as it was.
+    """
+    path = _node_path(ctx, port, control_socket)
+    try:
+        found = next(ask(path, "reload", timeout_s=None), {"problems": ["the node ended"]})
+    except OSError as error:
+        _no_node(ctx, path, error)
+    click.echo(reload_text(found))
+    if found["problems"]:
+        ctx.exit(ExitCode.FAILED)
+
+
+@cli.command("restart")
+@_of_a_node
+@click.pass_context
+def restart_command(ctx: click.Context, port: int | None, control_socket: str | None) -> None:
+    """Replace the workers of a running node one by one, each new one first; nobody is refused, nothing is lost.
+
+    Exit 1 when it was given up: the worker that was to be replaced then goes on serving.
+    """
+    path = _node_path(ctx, port, control_socket)
+    try:
+        for step in ask(path, "restart", timeout_s=None):
+            click.echo(restart_text(step))
+            if step["event"] == "done":
+                return
+            if step["event"] == "aborted":
+                break
+        else:
+            click.echo("given up: the node ended")
+    except OSError as error:
+        _no_node(ctx, path, error)
+    ctx.exit(ExitCode.FAILED)
+
+
+def reload_text(found: Mapping[str, Any]) -> str:
+    """What came of a reload, a line for each kind of outcome."""
+    kinds = {
+        "changed": "in force:                  ",
+        "at_restart": "with `tuskws-fast restart`:",
+        "at_start": "with the next start only:  ",
+        "problems": "left as it was:            ",
+    }
+    lines = [f"{text} {', '.join(found[kind])}" for kind, text in kinds.items() if found.get(kind)]
+    return "\n".join(lines) or "nothing has changed"
+
+
+def restart_text(step: Mapping[str, Any]) -> str:
+    """A step of a rolling restart as an operator reads it."""
+    event = step["event"]
+    if event == "done":
+        return f"done: {step['workers']} workers replaced"
+    if event == "aborted":
+        return f"given up: {step['reason']}"
+    what = {
+        "starting": "{new} is starting, to take the place of {old}",
+        "draining": "{new} serves, {old} sends its clients away",
+        "replaced": "{old} has ended",
+    }
+    return f"{step['step']}/{step['of']}  " + what[event].format(**step)
 
 
 def stats_text(document: Mapping[str, Any]) -> str:

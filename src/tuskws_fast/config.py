@@ -16,12 +16,12 @@ import os
 import resource
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tuskws_fast.errors import ConfigError
-from tuskws_fast.options import ENV_PREFIX, Kind, Option, option, options_of, parse
+from tuskws_fast.options import ENV_PREFIX, Applied, Kind, Option, option, options_of, parse
 
 NO_RESUME = "sessions cannot be resumed in this build yet; clients join again with `since`"
 NO_API = "the HTTP API is not in this build yet"
@@ -75,6 +75,27 @@ class Processes:
     shutdown_timeout: float = option(
         10.0, Kind.DURATION, "How long clients are drained after SIGTERM before the processes are killed.", least=0
     )
+    drain_delay: float = option(
+        0.0,
+        Kind.DURATION,
+        "How long clients are still accepted after SIGTERM, while `/readyz` says 503 already; part of the timeout.",
+        least=0,
+    )
+    drain_window: float = option(
+        5.0,
+        Kind.DURATION,
+        "Over how long a worker that drains sends its clients away, each at a moment of its own.",
+        least=0,
+        most=3600,
+    )
+    drain_rate: int = option(
+        1000,
+        Kind.COUNT,
+        "Clients a drain sends away at most; for more of them the window is longer.",
+        unit="a second",
+        least=1,
+        most=1_000_000,
+    )
     hang_timeout: float = option(
         5.0, Kind.DURATION, "A process whose event loop stands still for that long is killed and replaced.", least=2
     )
@@ -84,7 +105,7 @@ class Processes:
     control_socket: str = option(
         "",
         Kind.TEXT,
-        "Unix socket that answers `tuskws-fast stats`.",
+        "Unix socket that takes `tuskws-fast stats`, `reload` and `restart`.",
         shown="$XDG_RUNTIME_DIR/tuskws-fast-UID/PORT.sock, else in /tmp",
     )
 
@@ -420,8 +441,31 @@ SECTIONS: Mapping[str, type[Any]] = {
     "api": Api,
     "logging": Logging,
 }
+# What a node that runs can take: at SIGHUP, in every process and for every connection; or with fresh workers, which
+# `tuskws-fast restart` brings one by one. All else is the supervisor's or the broker's for as long as they live.
+RELOADED = """
+    shutdown_timeout drain_delay drain_window drain_rate hang_timeout boot_timeout
+    enable_rate_limiting message_rate_limit message_rate_burst
+    auth_timeout heartbeat_interval heartbeat_timeout idle_timeout
+    jwt_secret jwt_secret_file jwt_issuer jwt_audience max_token_ttl allow_no_exp
+    enable_origin_check allowed_origins ssl_cert ssl_key ssl_ca_certs ssl_ciphers log_level
+"""
+RENEWED = """
+    backlog app no_demo echo max_connections max_connections_per_ip max_connections_per_user
+    max_message_size max_frame_size max_fragments inflate_rate_limit inflate_rate_limit_worker
+    connection_timeout require_auth allow_query_token escape_html forwarded_allow_ips
+    enable_compression compression_level compression_min_size compression_window_bits compression_memory_level
+    buffer_size queue_bytes_max queue_messages_max queue_age_max enable_io_uring
+    echo_max_connections echo_max_message_size echo_max_fragments room_tick
+"""
+APPLIED: Mapping[str, Applied] = {
+    **dict.fromkeys(RELOADED.split(), Applied.RELOAD),
+    **dict.fromkeys(RENEWED.split(), Applied.RESTART),
+}
 OPTIONS: Mapping[str, Option] = {
-    known.name: known for section, cls in SECTIONS.items() for known in options_of(section, cls)
+    known.name: replace(known, applied=APPLIED.get(known.name, Applied.START))
+    for section, cls in SECTIONS.items()
+    for known in options_of(section, cls)
 }
 
 
@@ -473,6 +517,28 @@ def _known(name: str, source: str) -> Option:
     near = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigError(f"{name}: no such option (from {source}){hint}")
+
+
+def changes(old: Config, new: Config) -> dict[str, Any]:
+    """The options that differ, with their new values."""
+    found = {}
+    for known in OPTIONS.values():
+        before, after = (getattr(getattr(config, known.section), known.name) for config in (old, new))
+        if before != after:
+            found[known.name] = after
+    return found
+
+
+def with_options(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with some options changed (as `changes` gives them, also when JSON made lists of tuples), checked as a
+    whole. Raises `ConfigError`."""
+    sections: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        sections.setdefault(OPTIONS[name].section, {})[name] = tuple(value) if isinstance(value, list) else value
+    parts = {section: replace(getattr(config, section), **found) for section, found in sections.items()}
+    changed = replace(config, **parts)
+    _check(changed)
+    return changed
 
 
 def _resolve(given: dict[str, Any]) -> Config:
@@ -533,6 +599,9 @@ def _check(config: Config) -> None:
     possible = worker_connections_max() * config.processes.workers
     if limits.max_connections > possible:
         raise ConfigError(f"max_connections: the open-file limit (ulimit -n) allows {possible} at most")
+    processes = config.processes
+    if processes.drain_delay and processes.drain_delay >= processes.shutdown_timeout:
+        raise ConfigError(f"drain_delay: {processes.drain_delay:g} s leave nothing of shutdown_timeout for the drain")
     if limits.max_message_size > limits.max_frame_size:
         raise ConfigError(
             f"max_message_size: {limits.max_message_size} bytes do not fit into max_frame_size, {limits.max_frame_size}"

@@ -1,7 +1,8 @@
 """Every figure the node keeps, declared once: a column of the shared-memory counters, with its kind and its meaning.
 
 The counters are a table: a row a process, a column a figure, one writer a cell. Row 0 is the supervisor's, then the
-broker's, then one a worker slot. A process adds to its own row; whoever wants the node's figure sums the column.
+broker's, then one a worker slot (the spare one too). A process adds to its own row; whoever wants the node's figure
+sums the column.
 
     counter   only grows, also over restarts of its process: a successor goes on where the dead one stopped
     gauge     what is now; the supervisor zeroes a dead process's gauges when it has reaped it
@@ -47,6 +48,7 @@ class State(IntEnum):
     STARTING = 1
     READY = 2
     DRAINING = 3
+    SPARE = 4
 
 
 class Metric(IntEnum):
@@ -63,10 +65,11 @@ class Metric(IntEnum):
         return member
 
     # facts
-    STATE = _FACT, "where the process is in its life: 0 down, 1 starting, 2 ready, 3 draining"
+    STATE = _FACT, "where the process is in its life: 0 down, 1 starting, 2 ready, 3 draining, 4 spare"
     PID = _FACT, "process id, 0 when down"
     STARTED = _FACT, "when the process was forked, monotonic ms"
-    RESTARTS = _FACT, "processes this slot has had beyond the first"
+    RESTARTS = _FACT, "processes of this slot that died and were replaced"
+    WORKERS = _FACT, "in the supervisor's row: workers that should be ready"
 
     # every process
     BEAT = _GAUGE, "last turn of the event loop that said so, monotonic ms"
@@ -104,6 +107,8 @@ class Metric(IntEnum):
     IDLE_CLOSED = _COUNTER, "connections closed because no command came for the idle timeout"
     AUTH_TIMEOUT_CLOSED = _COUNTER, "connections closed because they did not authenticate in time"
     PROTOCOL_ERRORS = _COUNTER, "connections closed for breaking RFC 6455"
+    RECONNECT_TOLD = _COUNTER, "connections told to come back because their worker drains"
+    DRAIN_CLOSED = _COUNTER, "connections closed because their worker drains"
     POLICY_CLOSED = _COUNTER, "connections closed for repeated faults"
     FRAME_RATE_CLOSED = _COUNTER, "connections closed for too many frames a second"
     BYTE_RATE_CLOSED = _COUNTER, "connections closed for too many bytes a second"
@@ -180,18 +185,20 @@ BEAT_STALE_MS = 3_000
 
 
 def health_of(rows: Sequence[Sequence[int]], now_ms: int) -> str:
-    """The node's status from all rows of the table: `healthy` only if every process is ready and beats.
+    """The node's status from all rows of the table: `healthy` only if the broker and as many workers as there should
+    be are ready and beat.
 
-    `draining` once any process drains; `starting` until every process has been ready for the first time; else
-    `degraded`. The supervisor's own row has its state and no beat: its death ends every other process.
+    `draining` once the node is told to end; `starting` until every process has been ready for the first time; else
+    `degraded`. A worker that drains because its successor serves already is missed by nobody. The supervisor's own row
+    has its state and no beat: its death ends every other process.
     """
-    states = [row[Metric.STATE] for row in rows]
-    if State.DRAINING in states:
+    node = rows[ROW_SUPERVISOR]
+    if node[Metric.STATE] == State.DRAINING:
         return "draining"
-    children = rows[ROW_BROKER:]
-    if all(row[Metric.STATE] == State.READY and now_ms - row[Metric.BEAT] < BEAT_STALE_MS for row in children):
+    well = [row[Metric.STATE] == State.READY and now_ms - row[Metric.BEAT] < BEAT_STALE_MS for row in rows]
+    if well[ROW_BROKER] and sum(well[ROW_FIRST_WORKER:]) >= node[Metric.WORKERS]:
         return "healthy"
-    return "starting" if states[ROW_SUPERVISOR] == State.STARTING else "degraded"
+    return "starting" if node[Metric.STATE] == State.STARTING else "degraded"
 
 
 def total(rows: Iterable[Sequence[int]], column: int) -> int:

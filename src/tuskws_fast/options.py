@@ -32,6 +32,14 @@ class Kind(Enum):
     LIST = "list"
 
 
+class Applied(Enum):
+    """When a changed value is in force."""
+
+    RELOAD = "reload"  # at SIGHUP, in every process, for every connection
+    RESTART = "restart"  # in workers that are started after it: `tuskws-fast restart` renews them one by one
+    START = "start"  # with the next start of the node
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """One option. `default` is the value, `shown` how the help and the docs write it."""
@@ -49,6 +57,7 @@ class Option:
     auto: bool = False
     secret: bool = False
     later: str = ""
+    applied: Applied = Applied.START
 
     @property
     def shown_default(self) -> str:

@@ -62,7 +62,7 @@ class Broker:
         self.now = 1000.0
         epochs = iter(range(1, 1 << 30))
         limits = EngineLimits(shards=2, history_size=5, rooms_max=4, sanctions_max=3, dedupe_ids_max=4)
-        self.engine = Engine(limits, self.now, lambda: f"e{next(epochs)}", workers=2 if announcing else 0)
+        self.engine = Engine(limits, self.now, lambda: f"e{next(epochs)}", workers=range(2 if announcing else 0))
         self.told: set[Hashable] = set()
         for worker in (0, 1):
             self.look_at(self.engine.worker_up(worker, 1))

@@ -310,7 +310,7 @@ class Node:
 
     def kill_broker(self) -> None:
         """The broker dies and another one starts; the workers are connected but have told it nothing yet."""
-        self.engine = Engine(self.limits, self.now, self._next_epoch, workers=max(self.workers, default=-1) + 1)
+        self.engine = Engine(self.limits, self.now, self._next_epoch, workers=range(max(self.workers, default=-1) + 1))
         for slot, worker in self.workers.items():
             self.deliver(self.engine.worker_up(slot, worker.generation))
 

@@ -27,7 +27,11 @@ from tuskws_fast.metrics import Metric
 from tuskws_fast.supervisor.backoff import BackoffRule
 from tuskws_fast.supervisor.listeners import open_listeners
 from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
-from tuskws_fast.supervisor.supervisor import Supervisor, Timing
+from tuskws_fast.supervisor.operators import OperatorSocket
+from tuskws_fast.supervisor.reloading import Reloaded
+from tuskws_fast.supervisor.rollout import SPARE_SLOTS
+from tuskws_fast.supervisor.supervisor import Supervisor
+from tuskws_fast.supervisor.timing import Timing
 
 DEADLINE_S = 20.0
 ROOT = Path(__file__).parents[2]
@@ -158,7 +162,7 @@ class _Child:
         self.beat()
         if self.context.listener is not None:
             self.loop.run_until_complete(self.serve(self.context.slot, self.context.listener))
-        if name not in settings.get("never_ready", []):
+        if name not in [*settings.get("never_ready", []), *settings.get("ready_when_rung", [])]:
             self.context.send("ready")
         self.loop.add_reader(self.context.bell, self.on_bell)
         self.loop.run_forever()
@@ -171,6 +175,8 @@ class _Child:
     def on_bell(self) -> None:
         os.eventfd_read(self.context.bell)
         _say("rung", self.context.name)
+        if self.context.name in self.settings.get("ready_when_rung", []):
+            self.context.send("ready")
 
     def on_message(self, message: Any) -> None:
         _say(message.op, self.context.name, fields=dict(message.fields), fds=len(message.fds))
@@ -182,6 +188,8 @@ class _Child:
             os.close(fd)
         if message.op == "release":
             self.servers.pop(message.fields["slot"]).close()
+        if message.op == "reload":
+            self.context.send("reloaded", problem="")
         if message.op == "drain" and self.context.name not in self.settings.get("never_drained", []):
             self.loop.stop()
 
@@ -214,14 +222,14 @@ class _Child:
 def _main(settings: dict[str, Any]) -> int:
     logs.configure("console", "debug")
     workers = settings.get("workers", 2)
-    memory = NodeMemory(workers, MemorySizes(64, 65536, 65536))
+    memory = NodeMemory(workers + SPARE_SLOTS, MemorySizes(64, 65536, 65536))
     listeners = open_listeners("127.0.0.1", 0, workers, 64)
     port = listeners[0].getsockname()[1]
 
     def on_ready() -> None:
         rows = memory.rows()
         names = ["supervisor", "broker 0", *(f"worker {n}" for n in range(workers))]
-        pids = {name: row[Metric.PID] for name, row in zip(names, rows, strict=True)}
+        pids = {name: row[Metric.PID] for name, row in zip(names, rows, strict=False)}
         _say("serving", "supervisor", pids=pids, port=port)
 
     def child(context: Any) -> None:
@@ -231,6 +239,9 @@ def _main(settings: dict[str, Any]) -> int:
         hang_s=settings.get("hang_s", 5.0),
         boot_s=settings.get("boot_s", 30.0),
         drain_s=settings.get("drain_s", 10.0),
+        drain_window_s=settings.get("drain_window_s", 0.0),
+        drain_rate=settings.get("drain_rate", 1000),
+        drain_margin_s=settings.get("drain_margin_s", 8.0),
         adopt_after_s=settings.get("adopt_after_s", 1.0),
         backoff=BackoffRule(first_s=settings.get("backoff_s", 0.1)),
     )
@@ -241,7 +252,8 @@ def _main(settings: dict[str, Any]) -> int:
         memory=memory,
         timing=timing,
         on_ready=on_ready,
-        on_reload=lambda: {"log_level": "debug"},
+        operators=OperatorSocket(Path(settings["operators"])) if "operators" in settings else None,
+        on_reload=lambda: Reloaded({"options": {"log_level": "debug"}}, changed=["log_level"]),
     )
     exit_code = int(supervisor.run())
     rows = memory.rows()

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tuskws_fast.cli import cli, stats_text
 from tuskws_fast.config import OPTIONS, SECTIONS, Config
 from tuskws_fast.errors import ExitCode
 from tuskws_fast.options import Kind
-from tuskws_fast.supervisor import stats
+from tuskws_fast.supervisor.operators import default_path
 
 
 @pytest.fixture
@@ -146,15 +147,16 @@ def test_stats_are_read_from_the_socket_of_the_port(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TUSKWS_PORT", "9003")
     invoke("stats")
     assert asked == [
-        stats.default_path(9001),
-        stats.default_path(9002),
+        default_path(9001),
+        default_path(9002),
         Path("/x/y.sock"),
-        stats.default_path(9003),
+        default_path(9003),
     ]
 
 
-def test_stats_without_a_node_are_one_clear_line(tmp_path: Path) -> None:
-    result = invoke("stats", "--control-socket", str(tmp_path / "none.sock"))
+@pytest.mark.parametrize("command", ["stats", "reload", "restart"])
+def test_without_a_node_there_is_one_clear_line(command: str, tmp_path: Path) -> None:
+    result = invoke(command, "--control-socket", str(tmp_path / "none.sock"))
     assert result.exit_code == ExitCode.FAILED
     assert result.output.startswith("tuskws-fast: no node answers on ")
 
@@ -164,3 +166,55 @@ def test_stats_for_people_have_the_fields_of_the_seed_and_a_row_a_process() -> N
     for field in ("status", "uptime", *(name for name in DOCUMENT["node"] if name != "uptime")):
         assert re.search(rf"^{field} ", text, re.MULTILINE)
     assert text.splitlines()[-1].split() == ["worker", "0", "ready", "42", "1", "3", "10", "20", "1.0", "1.50"]
+
+
+Answer = Callable[[list[dict[str, Any]]], None]
+
+
+@pytest.fixture
+def answer(monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Have the node answer with these lines."""
+
+    def give(lines: list[dict[str, Any]]) -> None:
+        monkeypatch.setattr("tuskws_fast.cli.ask", lambda path, command, timeout_s: iter(lines))
+
+    return give
+
+
+STEP = {"old": "worker 0", "new": "worker 2", "step": 1, "of": 2}
+
+
+@pytest.mark.parametrize(
+    ("last", "code", "text"),
+    [
+        ([{"event": "done", "workers": 2}], ExitCode.OK, "done: 2 workers replaced"),
+        ([{"event": "aborted", "reason": "why"}], ExitCode.FAILED, "given up: why"),
+        ([], ExitCode.FAILED, "given up: the node ended"),
+    ],
+)
+def test_a_restart_is_told_step_by_step(answer: Answer, last: list[dict[str, Any]], code: ExitCode, text: str) -> None:
+    answer([{"event": event, **STEP} for event in ("starting", "draining", "replaced")] + last)
+    result = invoke("restart")
+    assert result.exit_code == code
+    assert result.output.splitlines() == [
+        "1/2  worker 2 is starting, to take the place of worker 0",
+        "1/2  worker 2 serves, worker 0 sends its clients away",
+        "1/2  worker 0 has ended",
+        text,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "text"),
+    [
+        ({"problems": []}, ExitCode.OK, "nothing has changed"),
+        ({"changed": ["log_level", "jwt_issuer"], "problems": []}, ExitCode.OK, "in force: log_level, jwt_issuer"),
+        ({"at_restart": ["app"], "problems": []}, ExitCode.OK, "with `tuskws-fast restart`: app"),
+        ({"at_start": ["port"], "problems": []}, ExitCode.OK, "with the next start only: port"),
+        ({"problems": ["port: no"]}, ExitCode.FAILED, "left as it was: port: no"),
+    ],
+)
+def test_a_reload_says_what_came_of_it(answer: Answer, outcome: dict[str, Any], code: ExitCode, text: str) -> None:
+    answer([outcome])
+    result = invoke("reload")
+    assert (result.exit_code, " ".join(result.output.split())) == (code, text)

@@ -27,6 +27,7 @@ def make_rows(*states: State, beat_ms: int = NOW_MS) -> list[list[int]]:
     for row, state in zip(rows, states, strict=True):
         row[Metric.STATE] = state
         row[Metric.BEAT] = beat_ms
+    rows[0][Metric.WORKERS] = sum(state != State.SPARE for state in states[2:])
     return rows
 
 
@@ -73,6 +74,19 @@ def test_a_node_is_starting_until_all_were_ready_once() -> None:
 
 def test_a_draining_node_says_so_even_when_processes_are_gone() -> None:
     assert health_of(make_rows(State.DRAINING, State.READY, State.DOWN), NOW_MS) == "draining"
+
+
+def test_a_spare_slot_is_missed_by_nobody() -> None:
+    assert health_of(make_rows(State.READY, State.READY, State.READY, State.SPARE), NOW_MS) == "healthy"
+
+
+@pytest.mark.parametrize("beside", [State.STARTING, State.DRAINING])
+def test_a_node_is_well_while_one_worker_takes_the_place_of_another(beside: State) -> None:
+    rows = make_rows(State.READY, State.READY, State.READY, State.READY, beside)
+    rows[0][Metric.WORKERS] = 2
+    assert health_of(rows, NOW_MS) == "healthy"
+    rows[2][Metric.STATE] = State.DOWN
+    assert health_of(rows, NOW_MS) == "degraded"
 
 
 def test_a_total_is_the_sum_of_a_column() -> None:

@@ -43,11 +43,13 @@ class Certificates:
         self._files = files
         self.reload()
 
-    def reload(self) -> None:
-        """Serve what the files hold now; if they hold nothing that works, raise and go on with what was."""
-        context = make_context(self._files)
-        self.not_after = not_after(_read(self._files.certificate, "ssl_cert"))
-        self.context = context
+    def reload(self, files: CertificateFiles | None = None) -> None:
+        """Serve what the files hold now (or `files` do, from now on); if they hold nothing that works, raise and go on
+        with what was."""
+        files = files or self._files
+        context = make_context(files)
+        self.not_after = not_after(_read(files.certificate, "ssl_cert"))
+        self.context, self._files = context, files
 
 
 def make_context(files: CertificateFiles) -> ssl.SSLContext:

@@ -20,7 +20,7 @@ out is answered by an error `Reply` and has changed nothing, a malformed record 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from tuskws_fast.broker import answers
@@ -55,7 +55,7 @@ from tuskws_fast.rooms.recovery import Position
 class Engine:
     """`epoch_source` gives a text that is never given twice, of letters, digits, `-` and `_`.
 
-    `workers`: the slots from 0 that will announce what they know of the broker before this one; 0 for a node's first.
+    `workers`: the slots that will announce what they know of the broker before this one; none for a node's first.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Engine:
         limits: EngineLimits,
         now: float,
         epoch_source: Callable[[], str],
-        workers: int = 0,
+        workers: Iterable[int] = (),
     ) -> None:
         self._core = core = Core(limits, now, epoch_source)
         self._keeping = Keeping(core)
@@ -75,7 +75,7 @@ class Engine:
         # The generation of each live worker's rings.
         self._generations: dict[int, int] = {}
         # Workers of which a `Restore` or `Attach` is old news, until they say `Announced`.
-        self._unannounced = set(range(workers))
+        self._unannounced = set(workers)
         self._members.announcing = bool(self._unannounced)
         if self._unannounced:
             core.timers.add(now + limits.announce_s, Timer.ANNOUNCE)

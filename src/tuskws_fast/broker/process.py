@@ -74,7 +74,7 @@ class Broker:
             loop.time(),
             lambda: secrets.token_urlsafe(EPOCH_BYTES),
             # Only a successor is told by the workers what they know.
-            workers=context.workers if context.generation > 1 else 0,
+            workers=context.workers if context.generation > 1 else (),
         )
         self._outbox = Outbox(self._engine.position, self._give_up)
         self._inbox = Inbox(self._engine, self._outbox)
@@ -100,8 +100,10 @@ class Broker:
         elif message.op == "link_gone":
             self._lose(int(message.fields["worker"]))
         elif message.op == "reload":
-            if "log_level" in message.fields:
-                logs.set_level(message.fields["log_level"])
+            level = message.fields["options"].get("log_level")
+            if level is not None:
+                logs.set_level(level)
+            self._context.send("reloaded", problem="")
         elif message.op in ("drain", "stop") and not self._done.done():
             self._done.set_result(None)
 

@@ -38,6 +38,10 @@ from tuskws_fast.protocol.codes import CloseCode, ErrorCode, may_reconnect
 
 SUBPROTOCOL = "tusk.v1"
 PLANNED = "planned reconnect"
+# The server closes half a second after the moment that it gave; if it does not, we do.
+PATIENCE_S = 3.0
+# With these it closes whom it has told to come back.
+_MOVED = frozenset({CloseCode.GOING_AWAY, CloseCode.RESTART, CloseCode.DRAINED})
 FRAME_BYTES_MAX = 16 * 1024 * 1024
 REFRESH_BEFORE_S = 30.0
 # Answers to an upgrade that stay the same however often one asks.
@@ -89,6 +93,7 @@ class Client:
         self._outgoing: deque[str] = deque()
         self._to_write = asyncio.Event()
         self._up = asyncio.Event()
+        self._moving = False
         self._closing = False
         self._timers: set[asyncio.TimerHandle] = set()
         self._side_tasks: set[asyncio.Task[None]] = set()
@@ -274,7 +279,8 @@ class Client:
             self._pushes.end()
 
     async def _converse(self) -> bool:
-        """One connection, from upgrade to end. True: we ended it because the server had asked for that."""
+        """One connection, from upgrade to end. True: it ended when the server had said it would."""
+        self._moving = False
         async with connect(self.url, **self._connect_options) as connection:
             self._connection = connection
             writer = asyncio.create_task(self._write(connection))
@@ -292,7 +298,7 @@ class Client:
                 self._on_lost()
         if not may_reconnect(connection.close_code or CloseCode.GOING_AWAY):
             raise ConnectRefused(connection.close_code or 0, connection.close_reason or "")
-        return connection.close_reason == PLANNED
+        return self._moving and connection.close_code in _MOVED
 
     async def _write(self, connection: ClientConnection) -> None:
         try:
@@ -361,11 +367,22 @@ class Client:
                 answer.set_result(message)
 
     def _on_planned_reconnect(self, message: Message) -> None:
-        """The server will close; leave before it does, at the moment it chose for us."""
+        """The server will close, at a moment that it chose for us, and a little later."""
         connection = self._connection
         assert connection is not None, "a message came over it"
-        # 1001, not 1000: we are coming back, so the memberships are to be kept for the grace.
-        self._later(message["after_ms"] / 1000, partial(connection.close, CloseCode.GOING_AWAY, PLANNED))
+        self._moving = True
+        self._later(message["after_ms"] / 1000, partial(self._move, connection))
+
+    async def _move(self, connection: ClientConnection) -> None:
+        """Ask nothing more here: that waits for the next connection. The server is to close, because it knows what is
+        still on its way to us."""
+        self._up.clear()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await connection.wait_closed()
+        except TimeoutError:
+            # 1001, not 1000: we are coming back, so the memberships are to be kept for the grace.
+            await connection.close(CloseCode.GOING_AWAY, PLANNED)
 
     def _send(self, *commands: Message) -> None:
         """Queue for this connection. Without one there is nothing to do: what matters is sent again on the next."""

@@ -64,19 +64,22 @@ IGNORED_IN_CHILD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE
 class ChildContext:
     """All that a child is handed. Plain attributes; the three methods below are its line to the supervisor.
 
-    `generation` counts the processes of this slot from 1. `bell` is this process's own eventfd; it is also the `own
-    bell` of every `link` message (whose copy of it may be closed). `listener` is a worker's listening socket.
+    `generation` counts the processes of this slot from 1. `workers` are the worker slots in use. `bell` is this
+    process's own eventfd; it is also the `own bell` of every `link` message (whose copy of it may be closed).
+    `listener` is a worker's listening socket; `leads`: it is the node's first one, so this worker shows the figures
+    that are the whole node's.
     """
 
     role: str
     slot: int
     generation: int
-    workers: int
+    workers: tuple[int, ...]
     control: socket.socket
     memory: NodeMemory
     counters: Counters
     bell: int
     listener: socket.socket | None
+    leads: bool = False
 
     @property
     def name(self) -> str:
@@ -104,7 +107,7 @@ class ChildContext:
         self.beat()
 
     def send(self, op: str, **fields: Any) -> None:
-        """Tell the supervisor: `ready`, `drained`, `poisoned {worker, reason}`."""
+        """Tell the supervisor: `ready`, `reloaded {problem}`, `drained`, `poisoned {worker, reason}`."""
         send_message(self.control, op, fields)
 
     def beat(self) -> None:

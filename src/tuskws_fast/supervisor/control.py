@@ -7,7 +7,8 @@ new memory, doorbells or a listener. Packets are tiny and rare; both ends are no
     link {worker, generation} + [segment, own bell, peer bell]  ready
     link_gone {worker, generation}                              boot_failed {reason}
     adopt {slot} + [listener]      release {slot}               poisoned {worker, reason}
-    drain {deadline_s}   reload {…}   stop                      drained
+    reload {options, certificates}                              reloaded {problem}
+    drain {reason, lead_s, window_s, deadline_s}   stop         drained
 
 The receiver owns the descriptors of a message and closes them.
 """

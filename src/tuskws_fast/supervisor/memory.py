@@ -37,7 +37,10 @@ class MemorySizes:
 
 
 class NodeMemory:
-    """The segments, and what the supervisor does to them. Raises `OSError` when the machine has no room for them."""
+    """The segments, and what the supervisor does to them. Raises `OSError` when the machine has no room for them.
+
+    `workers` is the number of worker slots, spare ones too.
+    """
 
     def __init__(self, workers: int, sizes: MemorySizes) -> None:
         self.workers = workers

@@ -83,14 +83,14 @@ class Peers:
         count = len(self._workers)
         for slot in self._workers:
             away = slot.down_since is not None and now - slot.down_since > after_s
-            if not away or slot.adopted_by:
+            if not away or slot.adopted_by or slot.listener is None:
                 continue
             neighbours = (self._workers[(slot.number + step) % count] for step in range(1, count))
             heir = next((neighbour for neighbour in neighbours if neighbour.state is State.READY), None)
             if heir:
                 slot.adopted_by = heir
                 log.warning("lends its listener", extra={"child": slot.name, "to": heir.name})
-                self.tell(heir, "adopt", {"slot": slot.number}, (self._listeners[slot.number].fileno(),))
+                self.tell(heir, "adopt", {"slot": slot.number}, (self._listeners[slot.listener].fileno(),))
 
     def give_back_listener(self, slot: Slot) -> None:
         """`slot` serves its listener again."""

@@ -3,6 +3,10 @@
 DOWN ──fork──▶ STARTING ──"ready"──▶ READY ──▶ DRAINING
   ▲                │                   │           │
   └────────────────┴──────reaped───────┴───────────┘
+
+One worker slot is SPARE: it has no process, on purpose, and becomes the place of a successor that is to serve before
+the process it replaces has gone (`rollout`). Connections, limits, rings and figures are kept by slot, so two processes
+never share one.
 """
 
 from __future__ import annotations
@@ -30,13 +34,16 @@ class Slot:
     backoff: Backoff
     facts: Counters
     generation: int = 0
+    deaths: int = 0
     process: Process | None = None
     state: State = State.DOWN
     born_at: float = 0.0
     birth_due: float | None = 0.0
     down_since: float | None = None
     boot_reason: str = ""
-    # Of a worker: the memory it shares with the broker, and who serves its listener while it is away.
+    # Of a worker: which listener it serves, the memory it shares with the broker, who serves its listener while it is
+    # away.
+    listener: int | None = None
     link: Segment | None = None
     link_generation: int = 0
     adopted_by: Slot | None = field(default=None, repr=False)
@@ -56,9 +63,17 @@ class Slot:
         self.boot_reason = ""
         self.facts.set(Metric.PID, process.pid)
         self.facts.set(Metric.STARTED, int(now * 1000))
-        self.facts.set(Metric.RESTARTS, self.generation - 1)
+        self.facts.set(Metric.RESTARTS, self.deaths)
         self.facts.set(Metric.BEAT, int(now * 1000))
         self.enter(State.STARTING)
+
+    def rest(self) -> None:
+        """Be the spare slot: nothing is missed here, and nothing is born until somebody asks for it."""
+        self.listener = None
+        self.birth_due = None
+        self.boot_reason = ""
+        self.down_since = None
+        self.enter(State.SPARE)
 
     def beat_age_s(self, now: float) -> float:
         return now - self.facts.get(Metric.BEAT) / 1000

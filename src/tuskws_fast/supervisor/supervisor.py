@@ -1,14 +1,16 @@
 """The parent of all processes: it makes what must outlive them, bears them, watches them, buries them.
 
 One thread, no event loop, no lock: `selectors` over pidfds (a child ended), control sockets (a child speaks), a
-wake-up socket (a signal came; handlers do nothing else) and the stats socket. Everything is decided in `tick`, which
-runs after each wake-up and at the next due time, so no decision depends on which descriptor was readable first.
+wake-up socket (a signal came; handlers do nothing else) and the operators' socket. Everything is decided in `tick`,
+which runs after each wake-up and at the next due time, so no decision depends on which descriptor was readable first.
 
     births     fork the broker, then the workers; a link for every (worker, broker) pair, both ends told
     beats      a process whose loop has stood still too long is killed; then it is a death like any other
     deaths     reap; zero its gauges and admissions; ring and tell its peer; new birth after a back-off
     orphans    the listener of a worker that stays away is lent to a neighbour until its successor is ready
-    the end    SIGTERM: workers drain, then the broker; what is left at the deadline, or at a second SIGINT, is killed
+    renewal    SIGHUP: configuration, keys, certificates (`reloading`); on request, every worker anew (`rollout`)
+    the end    SIGTERM: workers drain, then the broker; a second SIGTERM leaves them a second more; what is left at the
+               deadline, or at a second SIGINT, is killed
 
 After a death the order matters: the dead process is reaped first (no zombie can write any more), its peer is rung so
 that it drains what was committed, and only then does new memory with the next generation go out.
@@ -25,41 +27,34 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from tuskws_fast.errors import ControlError, ExitCode
 from tuskws_fast.metrics import ROW_BROKER, ROW_SUPERVISOR, Metric, State, worker_row
-from tuskws_fast.supervisor.backoff import Backoff, BackoffRule
+from tuskws_fast.supervisor.backoff import Backoff
 from tuskws_fast.supervisor.child import ChildContext, ChildMain
 from tuskws_fast.supervisor.control import Message, receive_message
+from tuskws_fast.supervisor.ending import BROKER_DRAIN_S, Ending, kill, window_of
 from tuskws_fast.supervisor.memory import NodeMemory
+from tuskws_fast.supervisor.notify import Notifier
+from tuskws_fast.supervisor.operators import Operator, OperatorSocket
 from tuskws_fast.supervisor.peers import Peers
+from tuskws_fast.supervisor.reloading import Reloaded, Reloads, Report
+from tuskws_fast.supervisor.rollout import LAST_STEPS, Phase, Rollout
 from tuskws_fast.supervisor.signals import SignalInbox
 from tuskws_fast.supervisor.slots import Slot, describe_end
 from tuskws_fast.supervisor.spawn import spawn
-from tuskws_fast.supervisor.stats import StatsSocket
+from tuskws_fast.supervisor.stats import now_document
+from tuskws_fast.supervisor.timing import Timing
 
 log = logging.getLogger(__name__)
 
 
-BROKER_DRAIN_S = 1.0
-DEFAULT_BACKOFF = BackoffRule()
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """How patient the supervisor is."""
-
-    hang_s: float = 5.0
-    boot_s: float = 30.0
-    drain_s: float = 10.0
-    adopt_after_s: float = 1.0
-    backoff: BackoffRule = DEFAULT_BACKOFF
-
-
 class Supervisor:
-    """Owns listeners and memory from `run` on, and closes them at its end. Use from the main thread, once."""
+    """Owns listeners and memory from `run` on, and closes them at its end. Use from the main thread, once.
+
+    `memory` has a slot for each listener; what it has beyond them are spare ones. `on_reload` reads everything again.
+    """
 
     def __init__(
         self,
@@ -69,32 +64,41 @@ class Supervisor:
         listeners: Sequence[socket.socket],
         memory: NodeMemory,
         timing: Timing,
-        stats: StatsSocket | None = None,
+        operators: OperatorSocket | None = None,
+        notifier: Notifier | None = None,
         on_ready: Callable[[], None] | None = None,
-        on_reload: Callable[[], Mapping[str, Any]] | None = None,
+        on_reload: Callable[[], Reloaded] | None = None,
     ) -> None:
         self._memory = memory
-        self._timing = timing
+        self.timing = timing
         self._listeners = list(listeners)
-        self._stats = stats
+        self._operators = operators
+        self._notifier = notifier or Notifier({})
         self._on_ready = on_ready
-        self._on_reload = on_reload
         self._facts = memory.counters(ROW_SUPERVISOR)
         self._broker = self._slot("broker", 0, ROW_BROKER, broker)
-        self._workers = [self._slot("worker", n, worker_row(n), worker) for n in range(len(listeners))]
+        self._workers = [self._slot("worker", n, worker_row(n), worker) for n in range(memory.workers)]
+        for slot in self._workers:
+            if slot.number < len(listeners):
+                slot.listener = slot.number
+            else:
+                slot.rest()
         self._slots = [self._broker, *self._workers]
         self._peers = Peers(self._broker, self._workers, self._listeners, memory)
         self._was_ready = False
-        self._ending = False
-        self._deadline = 0.0
-        self._exit_code = ExitCode.OK
+        self._rollout: Rollout | None = None
+        reread = on_reload or Reloaded
+        self._reloads = Reloads(self._slots, self._peers, reread, self._notifier)
+        # Asked for while the node was still starting: begun when it is ready.
+        self._early_reloads: list[Report] = []
+        self._ending: Ending | None = None
         self._last_tick = 0.0
         self._beats_count_from = 0.0
         self._selector: selectors.BaseSelector
         self._signals: SignalInbox
 
     def _slot(self, role: str, number: int, row: int, main: ChildMain) -> Slot:
-        return Slot(role, number, row, main, Backoff(self._timing.backoff), self._memory.counters(row))
+        return Slot(role, number, row, main, Backoff(self.timing.backoff), self._memory.counters(row))
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -105,49 +109,63 @@ class Supervisor:
         self._facts.set(Metric.PID, os.getpid())
         self._facts.set(Metric.STARTED, int(now * 1000))
         self._facts.set(Metric.STATE, State.STARTING)
+        self._facts.set(Metric.WORKERS, len(self._listeners))
         self._selector = selectors.DefaultSelector()
         self._signals = SignalInbox((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         try:
             self._selector.register(self._signals.fd, selectors.EVENT_READ, self._on_signals)
-            if self._stats is not None:
-                self._selector.register(self._stats.fd, selectors.EVENT_READ, self._stats.answer)
+            if self._operators is not None:
+                commands = {"stats": self._answer_stats, "reload": self._answer_reload, "restart": self._restart}
+                self._operators.serve(self._selector, commands)
             self._tick(now)
-            while not self._ending or any(slot.process for slot in self._slots):
+            while self._ending is None or any(slot.process for slot in self._slots):
                 for key, _ in self._selector.select(max(0.0, self._next_due() - time.monotonic())):
                     key.data()
                 self._tick(time.monotonic())
         finally:
-            self._kill(self._slots)
+            kill(self._slots)
             for slot in self._slots:
                 if slot.process:
                     self._bury(slot)
             self._signals.restore()
             self._close_all()
-        return self._exit_code
+        assert self._ending is not None
+        return self._ending.exit_code
 
     def _tick(self, now: float) -> None:
         self._facts.set(Metric.BEAT, int(now * 1000))
-        if now - self._last_tick > self._timing.hang_s / 2:
+        self._notifier.pet(now)
+        if now - self._last_tick > self.timing.hang_s / 2:
             # We ourselves stood still (stopped, or the whole machine was): nobody's silence in that time counts.
             self._beats_count_from = now
         self._last_tick = now
-        if self._ending:
-            self._go_on_ending(now)
+        if self._ending is not None:
+            self._ending.go_on(now)
         else:
+            if self._rollout is not None:
+                self._rollout.tick(now)
             self._bear(now)
-            self._peers.lend_listeners(now, self._timing.adopt_after_s)
+            self._peers.lend_listeners(now, self.timing.adopt_after_s)
+        if self._operators is not None:
+            self._operators.expire(now)
         self._check_beats(now)
 
     def _next_due(self) -> float:
-        due = [self._last_tick + self._timing.hang_s / 10]
-        if self._ending:
-            due.append(self._deadline)
-            return min(due)
+        due = [self._last_tick + self.timing.hang_s / 10]
+        if self._notifier.watchdog_s is not None:
+            due.append(self._last_tick + self._notifier.watchdog_s / 4)
+        if self._operators is not None and self._operators.next_due is not None:
+            due.append(self._operators.next_due)
+        if self._ending is not None:
+            return min(*due, self._ending.next_due)
+        if self._is_rolling:
+            assert self._rollout is not None
+            due.append(self._rollout.next_due)
         for slot in self._slots:
             if slot.birth_due is not None:
                 due.append(slot.birth_due)
             elif slot.down_since is not None and slot.adopted_by is None:
-                due.append(max(slot.down_since + self._timing.adopt_after_s, self._last_tick + 0.05))
+                due.append(max(slot.down_since + self.timing.adopt_after_s, self._last_tick + 0.05))
         return min(due)
 
     # -- births --------------------------------------------------------------------------------------------------
@@ -165,6 +183,8 @@ class Supervisor:
             self._peers.link(slot)
 
     def _on_birth_failed(self, slot: Slot, reason: str, now: float) -> None:
+        if self._rollout is not None and self._rollout.on_end(slot, reason, now):
+            return
         delay_s = slot.backoff.died(lived_s=0.0, boot_failed=True)
         if slot.backoff.hopeless or not self._was_ready:
             self._give_up(slot, reason)
@@ -176,17 +196,18 @@ class Supervisor:
         slot.generation += 1
 
         def make_context(control: socket.socket, bell: int) -> ChildContext:
-            listener = self._listeners[slot.number] if slot.role == "worker" else None
+            listener = self._listeners[slot.listener] if slot.listener is not None else None
             return ChildContext(
                 role=slot.role,
                 slot=slot.number,
                 generation=slot.generation,
-                workers=len(self._workers),
+                workers=tuple(worker.number for worker in self._workers if worker.state is not State.SPARE),
                 control=control,
                 memory=self._memory,
                 counters=slot.facts,
                 bell=bell,
                 listener=listener,
+                leads=slot.listener == 0,
             )
 
         process = spawn(make_context, slot.main, lambda: self._abandon(slot))
@@ -199,15 +220,16 @@ class Supervisor:
         """In the child: close what only the supervisor may hold, or a peer's death would never be seen as one."""
         self._selector.close()
         self._signals.abandon()
-        if self._stats is not None:
-            self._stats.abandon()
+        self._notifier.close()
+        if self._operators is not None:
+            self._operators.abandon()
         for slot in self._slots:
             if slot.process:
                 slot.process.close()
             if slot.link:
                 slot.link.close()
         for number, listener in enumerate(self._listeners):
-            if own.role != "worker" or number != own.number:
+            if number != own.listener:
                 listener.close()
 
     # -- what children say ---------------------------------------------------------------------------------------
@@ -241,6 +263,8 @@ class Supervisor:
             slot.boot_reason = str(message.fields.get("reason", "no reason given"))
         elif message.op == "poisoned":
             self._on_poisoned(slot, message.fields)
+        elif message.op == "reloaded":
+            self._reloads.taken(slot, str(message.fields.get("problem", "")))
         elif message.op == "drained":
             log.debug("drained", extra={"child": slot.name})
         else:
@@ -252,13 +276,19 @@ class Supervisor:
         slot.enter(State.READY)
         slot.down_since = None
         self._peers.give_back_listener(slot)
-        if self._was_ready:
+        if self._is_rolling:
+            assert self._rollout is not None
+            self._rollout.on_ready(slot, time.monotonic())
+        elif self._was_ready:
             log.info("is back", extra={"child": slot.name, "generation": slot.generation})
-        elif all(other.state is State.READY for other in self._slots):
+        elif all(other.state in (State.READY, State.SPARE) for other in self._slots):
             self._was_ready = True
             self._facts.set(Metric.STATE, State.READY)
+            self._notifier.ready("serving")
             if self._on_ready:
                 self._on_ready()
+            for report in self._early_reloads:
+                self._reloads.ask(report)
 
     def _on_poisoned(self, accuser: Slot, fields: Mapping[str, Any]) -> None:
         """A ring holds what no producer of ours writes: its producer's memory is not to be trusted any more."""
@@ -279,7 +309,7 @@ class Supervisor:
         for slot in self._slots:
             if slot.process is None:
                 continue
-            patience = self._timing.boot_s if slot.state is State.STARTING else self._timing.hang_s
+            patience = self.timing.boot_s if slot.state is State.STARTING else self.timing.hang_s
             if min(slot.beat_age_s(now), now - self._beats_count_from) > patience:
                 log.error("kill: no sign of life", extra={"child": slot.name, "patience_s": patience})
                 if slot.state is State.STARTING:
@@ -295,12 +325,18 @@ class Supervisor:
         now = time.monotonic()
         state, lived_s = slot.state, now - slot.born_at
         status = self._bury(slot)
-        if self._ending:
+        self._reloads.lost(slot)
+        if self._ending is not None:
             if status and state is not State.STARTING:
                 log.warning("ended while draining", extra={"child": slot.name, "how": describe_end(status)})
             return
         if slot.boot_reason and not self._was_ready:
             self._give_up(slot, slot.boot_reason)
+            return
+        if self._rollout is not None and self._rollout.on_end(slot, describe_end(status), now):
+            if status and state is State.DRAINING:
+                log.warning("ended while draining", extra={"child": slot.name, "how": describe_end(status)})
+            self._peers.tell_of_death(slot)
             return
         # One that somebody else killed while it started says nothing about whether it can start.
         boot_failed = state is State.STARTING and (status != -signal.SIGKILL or bool(slot.boot_reason))
@@ -309,6 +345,7 @@ class Supervisor:
         if slot.backoff.hopeless:
             self._give_up(slot, f"{how}, {slot.backoff.boot_failures} times in a row before it was ready")
             return
+        slot.deaths += 1
         slot.birth_due = now + delay_s
         slot.down_since = slot.down_since or now
         extra = {"child": slot.name, "how": how, "lived_s": round(lived_s, 1), "again_in_s": delay_s}
@@ -333,68 +370,97 @@ class Supervisor:
             self._peers.forget_heir(slot)
         return status
 
-    # -- signals and the end -------------------------------------------------------------------------------------
+    # -- signals, operators, the end -------------------------------------------------------------------------------
 
     def _on_signals(self) -> None:
         for number in self._signals.take():
             if number == signal.SIGHUP:
-                self._reload()
-            elif not self._ending:
-                log.info("draining", extra={"signal": signal.Signals(number).name, "timeout_s": self._timing.drain_s})
-                self._begin_end(ExitCode.OK, self._timing.drain_s)
+                self._reload(lambda found: None)
+            elif self._ending is None:
+                log.info("draining", extra={"signal": signal.Signals(number).name, "timeout_s": self.timing.drain_s})
+                self._begin_end(ExitCode.OK, self.timing.drain_s)
             elif number == signal.SIGINT:
-                log.warning("second interrupt: killing what is left")
-                self._exit_code = ExitCode.INTERRUPTED
-                self._kill(self._slots)
+                self._ending.interrupt()
+            else:
+                self._ending.hasten()
 
-    def _reload(self) -> None:
-        log.info("reloading")
-        fields = self._on_reload() if self._on_reload else {}
-        for slot in self._slots:
-            self._peers.tell(slot, "reload", fields)
+    def _reload(self, report: Report) -> None:
+        if self._ending is not None:
+            report({"problems": ["the node is ending"]})
+        elif self._was_ready:
+            self._reloads.ask(report)
+        else:
+            self._early_reloads.append(report)
+
+    def _answer_stats(self, operator: Operator) -> None:
+        operator.tell(now_document(self._memory.rows()))
+        operator.end()
+
+    def _answer_reload(self, operator: Operator) -> None:
+        def report(found: Mapping[str, Any]) -> None:
+            operator.tell(found)
+            operator.end()
+
+        self._reload(report)
+
+    def _restart(self, operator: Operator) -> None:
+        """Begin a rolling restart, whose steps `operator` is told."""
+
+        def report(step: Mapping[str, Any]) -> None:
+            operator.tell(step)
+            self._notifier.status("serving; rolling restart: " + str(step["event"]))
+            if step["event"] in LAST_STEPS:
+                operator.end()
+
+        refusal = self._why_no_rollout()
+        if refusal:
+            operator.tell({"event": "aborted", "reason": refusal})
+            operator.end()
+            return
+        now = time.monotonic()
+        log.info("restarting the workers one by one")
+        self._rollout = Rollout(
+            self._workers, self._drain, self._peers.give_back_listener, report, self.timing.boot_s, now
+        )
+
+    def _why_no_rollout(self) -> str:
+        if self._ending is not None:
+            return "the node is ending"
+        if not self._was_ready:
+            return "the node is still starting"
+        if self._is_rolling or not any(worker.state is State.SPARE for worker in self._workers):
+            return "a rolling restart is under way"
+        return ""
+
+    @property
+    def _is_rolling(self) -> bool:
+        return self._rollout is not None and self._rollout.phase is not Phase.OVER
+
+    def _drain(self, worker: Slot) -> float:
+        """Have `worker`, whose successor serves, send its clients away; when it must have ended."""
+        window_s = window_of(self.timing, [worker])
+        deadline_s = window_s + self.timing.drain_margin_s
+        worker.enter(State.DRAINING)
+        self._peers.forget_heir(worker)
+        fields = {"reason": "restart", "lead_s": 0.0, "window_s": window_s, "deadline_s": deadline_s}
+        self._peers.tell(worker, "drain", fields)
+        return time.monotonic() + deadline_s + 1.0
 
     def _give_up(self, slot: Slot, reason: str) -> None:
         """The node cannot go on: clients that are being served, if any, are drained first."""
         log.critical(f"stopped: {slot.name}: {reason}")
-        self._begin_end(ExitCode.BOOT, self._timing.drain_s if self._was_ready else 0.0)
+        self._begin_end(ExitCode.BOOT, self.timing.drain_s if self._was_ready else 0.0)
 
-    def _begin_end(self, exit_code: ExitCode, drain_s: float) -> None:
-        if self._ending:
+    def _begin_end(self, exit_code: ExitCode, within_s: float) -> None:
+        if self._ending is not None:
             return
-        self._ending = True
-        self._exit_code = exit_code
-        self._deadline = time.monotonic() + drain_s
         self._facts.set(Metric.STATE, State.DRAINING)
-        # Once the workers have closed their copies too, new clients are refused and go elsewhere.
-        for listener in self._listeners:
-            listener.close()
-        for worker in self._workers:
-            self._drain(worker)
-
-    def _drain(self, slot: Slot) -> None:
-        if slot.state is State.STARTING and slot.process:
-            slot.process.kill()  # It has no clients yet, and perhaps no loop that could obey.
-        elif slot.state is State.READY:
-            slot.enter(State.DRAINING)
-            self._peers.tell(slot, "drain", {"deadline_s": max(0.0, self._deadline - time.monotonic())})
-
-    def _go_on_ending(self, now: float) -> None:
-        workers_left = [worker for worker in self._workers if worker.process]
-        if not workers_left:
-            self._drain(self._broker)
-        left = workers_left or [slot for slot in self._slots if slot.process]
-        if left and now >= self._deadline:
-            if self._exit_code is ExitCode.OK:
-                log.warning("the drain timed out: killing", extra={"left": ", ".join(slot.name for slot in left)})
-                self._exit_code = ExitCode.DRAIN_TIMED_OUT
-            self._kill(left)
-            # The broker, which could not drain before the workers had, still gets its turn.
-            self._deadline = now + BROKER_DRAIN_S
-
-    def _kill(self, slots: Sequence[Slot]) -> None:
-        for slot in slots:
-            if slot.process:
-                slot.process.kill()
+        self._notifier.stopping(within_s + 2 * BROKER_DRAIN_S)
+        if self._rollout is not None:
+            self._rollout.abort("the node is told to end")
+        self._ending = Ending(
+            self._broker, self._workers, self._peers, self._listeners, self.timing, exit_code, within_s
+        )
 
     def _close_all(self) -> None:
         self._selector.close()
@@ -405,5 +471,6 @@ class Supervisor:
                 slot.link.close()
             slot.facts.close()
         self._facts.close()
-        if self._stats is not None:
-            self._stats.close()
+        if self._operators is not None:
+            self._operators.close()
+        self._notifier.close()

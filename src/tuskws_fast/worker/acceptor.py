@@ -110,7 +110,7 @@ class Acceptor:
         # Nearly all clients send one of a few headers; negotiating anew costs 7 to 22 us.
         self._agreements: dict[tuple[bytes, ...], Agreement | None] = {}
         self._limits = limits
-        self._origins = origins
+        self.origins = origins
         self._verifier = verifier
         self._new_session = new_session
         self._session_count = session_count
@@ -260,7 +260,7 @@ class Acceptor:
         if too_fast is not None:
             self.counters.add(Metric.REFUSED_HANDSHAKE_RATE)
             return too_fast
-        if self._origins is not None and not self._origins.allows(head.first(b"origin"), head.first(b"host"), secure):
+        if self.origins is not None and not self.origins.allows(head.first(b"origin"), head.first(b"host"), secure):
             self.counters.add(Metric.REFUSED_ORIGIN)
             return Refusal(HTTPStatus.FORBIDDEN, "This origin is not allowed")
         identity = None

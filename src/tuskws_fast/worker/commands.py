@@ -75,7 +75,7 @@ class Commands:
         new_number: Callable[[], int],
         handlers: Handlers | None = None,
     ) -> None:
-        self.settings = settings
+        self.take_settings(settings)
         self.outbox = outbox
         self.hub = hub
         self.limits = limits
@@ -88,17 +88,6 @@ class Commands:
         self._monotonic = monotonic
         self._file = file
         self._new_number = new_number
-        # What every `welcome` says alike.
-        self._welcome = codec.encode(
-            {
-                "type": "welcome",
-                "protocol": 1,
-                "server": settings.server,
-                "heartbeat_interval": settings.heartbeat_interval_s,
-                "max_message_size": settings.message_max,
-                "session": None,
-            }
-        )[:-1]
         # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
         self._names = random.Random()
         # Guests whom the broker has not been told of: `announce`.
@@ -130,6 +119,21 @@ class Commands:
             "batch": self._batch,
         }
         assert self._methods.keys() == messages.COMMANDS.keys(), "a command of the protocol has no method here"
+
+    def take_settings(self, settings: CommandSettings) -> None:
+        """Go by `settings` from now on."""
+        self.settings = settings
+        # What every `welcome` says alike.
+        self._welcome = codec.encode(
+            {
+                "type": "welcome",
+                "protocol": 1,
+                "server": settings.server,
+                "heartbeat_interval": settings.heartbeat_interval_s,
+                "max_message_size": settings.message_max,
+                "session": None,
+            }
+        )[:-1]
 
     # -- the life of a session ---------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import ipaddress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuskws_fast_ext.tables import AdmissionTable, RateTable
 
@@ -62,6 +62,17 @@ class Limits:
         self._total_key = self.key("total", "")
         # A handshake asks for up to four of an address, and to parse and hash it costs 4 us.
         self._key_of_address = functools.lru_cache(maxsize=4096)(self._hash_address)
+
+    def change_rates(self, limits: SharedLimits) -> None:
+        """Count by the rates of `limits`. Its other figures stay as they are: what was admitted under one rule must be
+        released under the same."""
+        was = self.limits
+        self.limits = replace(
+            limits,
+            connections=was.connections,
+            connections_per_ip=was.connections_per_ip,
+            connections_per_user=was.connections_per_user,
+        )
 
     def key(self, kind: str, name: str) -> int:
         digest = hashlib.blake2b(f"{kind}\0{name}".encode(), key=self._secret, digest_size=8).digest()

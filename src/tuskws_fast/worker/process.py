@@ -17,12 +17,12 @@ import asyncio
 import logging
 import os
 import random
-import resource
 import socket
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
-from importlib import resources
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 from tuskws_fast_ext.connection import FlushPoint
@@ -31,12 +31,9 @@ from tuskws_fast_ext.gate import ReadBuffer
 from tuskws_fast_ext.pace import Pace
 from tuskws_fast_ext.sockets import Poller
 
-from tuskws_fast import __version__, logs
+from tuskws_fast import logs
 from tuskws_fast.auth.certificates import Certificates
-from tuskws_fast.auth.forwarded import TrustedProxies
-from tuskws_fast.auth.origin import OriginPolicy
-from tuskws_fast.auth.tokens import Verifier
-from tuskws_fast.config import Config, read_jwt_secret
+from tuskws_fast.config import Config, with_options
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.link import Link, LinkPoisoned
@@ -44,20 +41,21 @@ from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import ROW_SUPERVISOR, Metric, health_of
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import CloseCode
-from tuskws_fast.protocol.extensions import Policy
 from tuskws_fast.supervisor.child import ChildContext
 from tuskws_fast.supervisor.control import Message
-from tuskws_fast.worker.acceptor import SOCKETS_HARD_SHARE, Acceptor, AcceptorSettings, Page
-from tuskws_fast.worker.commands import Commands, CommandSettings
+from tuskws_fast.worker import settings
+from tuskws_fast.worker.acceptor import SOCKETS_HARD_SHARE, Acceptor, Page
+from tuskws_fast.worker.commands import Commands
+from tuskws_fast.worker.drain import Drain, Order
 from tuskws_fast.worker.echo import Echo
 from tuskws_fast.worker.handlers import Application, Handlers
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.inbox import Inbox
 from tuskws_fast.worker.lane import Lane
-from tuskws_fast.worker.limits import Limits, Rate, SharedLimits
+from tuskws_fast.worker.limits import Limits
 from tuskws_fast.worker.memory_guard import MemoryGuard
 from tuskws_fast.worker.outbox import Outbox
-from tuskws_fast.worker.session import Session, SessionTimes
+from tuskws_fast.worker.session import Session
 from tuskws_fast.worker.timers import Wheel
 from tuskws_fast.worker.tls import TlsListener, on_loop_error
 
@@ -69,8 +67,10 @@ SAFETY_TICK_S = 0.05
 # Records applied before sockets get their turn: 2 ms of work. A busy worker finds several of each room among them, and
 # writes them in one go.
 DRAIN_MAX = 1024
-# The part of the drain time over which clients are sent away, each at a moment of its own.
-DRAIN_SPREAD = 0.5
+# How often a drain looks whose turn it is, and whether everybody has gone.
+DRAIN_LOOK_S = 0.02
+# The part of the time for a drain after which who is left is cut off: the rest is for this process to end in order.
+DRAIN_SHARE = 0.9
 
 HEALTH_PATHS = frozenset({"/health", "/livez", "/readyz"})
 
@@ -95,39 +95,6 @@ async def _serve(
 ) -> None:
     # Made inside the running loop: picows' parser asks for it.
     await Worker(context, config, loop, app, certificates).run()
-
-
-def make_verifier(config: Config) -> Verifier | None:
-    """The verifier of the configured key, read (again) from its file; None without one. Raises `BootError`."""
-    security = config.security
-    try:
-        secret = read_jwt_secret(security)
-        if secret is None:
-            return None
-        return Verifier(
-            [secret],
-            algorithms=security.jwt_algorithms,
-            issuer=security.jwt_issuer or None,
-            audience=security.jwt_audience or None,
-            allow_no_exp=security.allow_no_exp,
-            max_token_ttl_s=security.max_token_ttl,
-        )
-    except (ConfigError, ValueError) as error:
-        raise BootError(f"the token secret: {error}") from error
-
-
-def _rates(config: Config) -> tuple[Rate, Rate, Rate, Rate, Rate]:
-    """The rates of `SharedLimits`, in its order."""
-    limits = config.limits
-    if not limits.enable_rate_limiting:
-        return (Rate(0, 1),) * 5
-    return (
-        Rate(limits.message_rate_limit, limits.message_rate_burst),
-        Rate(limits.message_rate_limit_per_ip, limits.message_rate_burst_per_ip),
-        Rate(limits.handshake_rate_limit, limits.handshake_rate_burst),
-        Rate(limits.auth_failures_per_ip / 60, max(1, limits.auth_failures_per_ip)),
-        Rate(limits.password_tries_per_ip / 60, max(1, limits.password_tries_per_ip)),
-    )
 
 
 class PlainListener:
@@ -159,6 +126,8 @@ class Worker:
         self._asleep = False
         self._ready = False
         self._draining = False
+        self._drain_lead: asyncio.TimerHandle | None = None
+        self._departure: Drain | None = None
         self._done = loop.create_future()
         self._certificates = certificates
         self._listeners: dict[int, PlainListener | TlsListener] = {}
@@ -166,31 +135,23 @@ class Worker:
         self._sessions: dict[int, Session] = {}
         self._watchers: set[Session] = set()
         self._wheel: Wheel[Session] = Wheel(loop.time())
-        self._verifier = make_verifier(config)
+        self._verifier = settings.verifier(config)
         self._flushed: dict[Metric, int] = {}
         self._build(app)
 
     def _build(self, app: object | None) -> None:
         config, context = self._config, self._context
-        limits, timeouts, performance = config.limits, config.timeouts, config.performance
-        self._times = SessionTimes(
-            timeouts.auth_timeout, timeouts.heartbeat_interval, timeouts.heartbeat_timeout, timeouts.idle_timeout
-        )
+        limits, performance = config.limits, config.performance
+        self._times = settings.times(config)
         self._limits = Limits(
-            SharedLimits(
-                limits.max_connections,
-                limits.max_connections_per_ip,
-                limits.max_connections_per_user,
-                *_rates(config),
-            ),
+            settings.shared_limits(config),
             context.memory.secret,
             context.memory.admission_table(context.slot),
             context.memory.rate_table(),
             context.counters.read_row(ROW_SUPERVISOR)[Metric.STARTED] * 1_000,
         )
-        self._files_max = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._buffer = ReadBuffer(performance.buffer_size)
-        self._poller = Poller(self._loop, self._buffer, int(self._files_max * SOCKETS_HARD_SHARE))
+        self._poller = Poller(self._loop, self._buffer, int(settings.files_max() * SOCKETS_HARD_SHARE))
         pace = Pace(limits.frame_rate_limit, limits.byte_rate_limit, limits.ping_rate_limit)
         lane = self._lane(
             limits.max_frame_size,
@@ -219,12 +180,7 @@ class Worker:
             self._hub, self._outbox, self._sessions, self._watchers, time.time, config.security.escape_html
         )
         self._commands = Commands(
-            CommandSettings(
-                config.security.require_auth,
-                limits.max_message_size,
-                timeouts.heartbeat_interval,
-                f"tuskws-fast/{__version__}",
-            ),
+            settings.command_settings(config),
             self._outbox,
             self._hub,
             self._limits,
@@ -267,28 +223,13 @@ class Worker:
         )
 
     def _build_acceptor(self, lane: Lane, echo: Echo | None) -> Acceptor:
-        config = self._config
-        security, performance = config.security, config.performance
-        policy = Policy(performance.enable_compression == "dedicated", performance.compression_window_bits)
-        origins = OriginPolicy(security.allowed_origins) if security.enable_origin_check else None
-        demo = None if config.server.no_demo else resources.files("tuskws_fast").joinpath("static/index.html")
         return Acceptor(
-            AcceptorSettings(
-                config.timeouts.connection_timeout,
-                security.allow_query_token,
-                security.require_auth,
-                demo.read_bytes() if demo is not None else None,
-                self._files_max,
-                policy if performance.enable_compression != "off" else None,
-                TrustedProxies(security.forwarded_allow_ips),
-                config.limits.max_half_open,
-                config.limits.max_half_open_per_ip,
-            ),
+            settings.acceptor_settings(self._config),
             self._buffer,
             lane,
             echo,
             self._limits,
-            origins,
+            settings.origins(self._config),
             lambda: self._commands.verifier,
             self._context.counters,
             self._new_session,
@@ -308,6 +249,7 @@ class Worker:
         await self._done
         if self._commands.handlers is not None:
             await self._commands.handlers.stop()
+        self._publish_figures()
         self._context.send("drained")
 
     def _on_control(self, message: Message) -> None:
@@ -323,9 +265,10 @@ class Worker:
             if listener is not None:
                 listener.close()
         elif message.op == "drain":
-            self._drain_clients(float(fields["deadline_s"]))
+            times = (float(fields[name]) for name in ("lead_s", "window_s", "deadline_s"))
+            self._drain_clients(Order(str(fields["reason"]), *times))
         elif message.op == "reload":
-            self._reload(fields.get("log_level"), bool(fields.get("certificates")))
+            self._context.send("reloaded", problem=self._reload(fields["options"], bool(fields["certificates"])))
         elif message.op == "stop":
             self._finish()
 
@@ -344,40 +287,90 @@ class Worker:
             self._ready = True
             self._context.send("ready")
 
-    def _reload(self, log_level: str | None, certificates: bool) -> None:
-        if log_level is not None:
-            logs.set_level(log_level)
+    def _reload(self, options: Mapping[str, Any], certificates: bool) -> str:
+        """Take the options that can change while we serve, and read keys and certificates again: all of it, or, when
+        something is bad, nothing. Returns what was bad."""
         try:
-            self._commands.verifier = make_verifier(self._config)
-        except BootError as error:
-            log.error("reload: the old token secret stays in use", extra={"reason": str(error)})
-        if certificates and self._certificates is not None:
-            try:
-                self._certificates.reload()
-            except ConfigError as error:
-                log.error("reload: the old certificate stays in use", extra={"reason": str(error)})
+            config = with_options(self._config, options)
+            verifier, origins = settings.verifier(config), settings.origins(config)
+            if certificates and self._certificates is not None:
+                self._certificates.reload(settings.certificate_files(config))
+        except (BootError, ConfigError) as error:
+            log.error("reload: everything is left as it was", extra={"reason": str(error)})
+            return str(error)
+        self._config = config
+        self._times = settings.times(config)
+        self._limits.change_rates(settings.shared_limits(config))
+        self._commands.take_settings(settings.command_settings(config))
+        self._commands.verifier = verifier
+        self._acceptor.origins = origins
+        logs.set_level(config.logging.log_level)
+        return ""
 
-    def _drain_clients(self, deadline_s: float) -> None:
-        """Stop accepting, tell every client when to come back, and send each away at its own moment."""
+    def _drain_clients(self, order: Order) -> None:
+        """Stop accepting, after the time that `order` gives to balancers, and send everybody away. Again: hurry."""
         self._draining = True
+        if self._departure is not None:
+            self._departure.hasten(order, self._loop.time())
+            return
+        if self._drain_lead is not None:
+            self._drain_lead.cancel()
+        if order.lead_s:
+            self._drain_lead = self._loop.call_later(order.lead_s, self._begin_drain, order)
+        else:
+            self._begin_drain(order)
+
+    def _begin_drain(self, order: Order) -> None:
         for listener in self._listeners.values():
             listener.close()
         self._listeners.clear()
-        spread = deadline_s * DRAIN_SPREAD
-        for session in list(self._sessions.values()):
-            delay = random.uniform(0.0, spread)
-            notice = {"type": "reconnect", "after_ms": int(1000 * random.uniform(0.1, 1.0) * max(spread, 1.0))}
-            session.reply(codec.encode({**notice, "reason": "shutdown"}))
-            self._loop.call_later(delay, session.connection.close, CloseCode.GOING_AWAY, b"server going away")
-        self._loop.call_later(deadline_s * 0.9, self._finish)
-        self._finish_if_empty()
+        order = replace(order, deadline_s=(order.deadline_s - order.lead_s) * DRAIN_SHARE)
+        self._departure = Drain(order, self._sessions.values(), self._send_away, self._loop.time(), random.Random())
+        self._go_on_draining(self._departure)
 
-    def _finish_if_empty(self) -> None:
-        """Looked at every 20 ms of a drain; what remains at its end is cut off by `_finish`."""
-        if self._sessions:
-            self._loop.call_later(0.02, self._finish_if_empty)
-        else:
+    def _send_away(self, sessions: list[Session], code: CloseCode, text: bytes) -> None:
+        """Close these connections so that nothing falls between them and their successors: they stop being the broker's
+        first. What it sent them until then is here before its answer, and leaves before the Close; what it gets for
+        them later waits. What the clients say meanwhile is not read: it was not answered, and is said again.
+        """
+
+        def close(done: object = None) -> None:
+            for session in sessions:
+                session.connection.close(code, text)
+                session.connection.resume_reading()
+
+        if self._link is None:
+            close()
+            return
+        for session in sessions:
+            session.connection.pause_reading()
+            self._outbox.forget(session)
+            if session.user is not None:
+                self._outbox.send(records.Detach(session.number, False))
+        answer = self._loop.create_future()
+        answer.add_done_callback(close)
+        tag = self._outbox.expect(None, None, future=answer)
+        # Any question will do whose answer comes after all that was decided before it.
+        self._outbox.send(records.Call(records.CONN_SERVER, tag, 0, "room_count", {}))
+
+    def _go_on_draining(self, departure: Drain) -> None:
+        now = self._loop.time()
+        more = departure.tick(now)
+        # Where the node lives on, handshakes that came to us are finished; their own deadline bounds them.
+        here = bool(self._sessions) or (departure.finishes_handshakes and self._half_open > 0)
+        unsent = self._link is not None and self._link.congested
+        if now >= departure.deadline or not (here or unsent):
+            self._outbox.flush()
             self._finish()
+        elif more:
+            self._loop.call_soon(self._go_on_draining, departure)
+        else:
+            self._loop.call_later(DRAIN_LOOK_S, self._go_on_draining, departure)
+
+    @property
+    def _half_open(self) -> int:
+        """Handshakes under way: on plain sockets, and on encrypted ones."""
+        return self._poller.half_open + self._acceptor.half_open
 
     def _finish(self) -> None:
         if not self._done.done():
@@ -481,7 +474,15 @@ class Worker:
     # -- sessions and time ---------------------------------------------------------------------------------------------
 
     def _new_session(self, address: str) -> Session:
-        return Session(self._commands, self._new_number(), address, self._loop.time())
+        session = Session(self._commands, self._new_number(), address, self._loop.time())
+        if self._departure is not None:
+            # Behind its `welcome`, which comes first.
+            self._loop.call_soon(self._tell_latecomer, self._departure, session)
+        return session
+
+    def _tell_latecomer(self, departure: Drain, session: Session) -> None:
+        if session.number in self._sessions:
+            departure.opened(session, self._loop.time())
 
     def _new_number(self) -> int:
         self._next_number += 1
@@ -506,7 +507,7 @@ class Worker:
 
     def _publish_figures(self) -> None:
         """What compiled code counted, brought into the shared counters (at most a second old there)."""
-        counters = self._context.counters
+        counters, departure = self._context.counters, self._departure
         points, pools = [lane.point for lane in self._lanes], [lane.pool for lane in self._lanes]
         grown = {
             Metric.BYTES_IN: sum(point.bytes_in for point in points),
@@ -529,6 +530,8 @@ class Worker:
             Metric.DEFLATED_MESSAGES: sum(pool.scratch.deflated_messages for pool in pools),
             Metric.DEFLATED_BYTES: sum(pool.scratch.deflated_bytes for pool in pools),
             Metric.RECORDS_FAILED: self._inbox.failed,
+            Metric.RECONNECT_TOLD: departure.told if departure is not None else 0,
+            Metric.DRAIN_CLOSED: departure.closed if departure is not None else 0,
         }
         for metric, value in grown.items():
             counters.add(metric, value - self._flushed.get(metric, 0))
@@ -537,9 +540,11 @@ class Worker:
         counters.set(Metric.MEMORY_BYTES, self._guard.used)
         counters.set(Metric.HALF_OPEN, self._acceptor.door.half_open)
         counters.set(Metric.SESSIONS, sum(1 for s in self._sessions.values() if s.user is not None))
-        counters.set(Metric.LIMIT_SLOTS_LOST, self._limits.slots_lost if self._context.slot == 0 else 0)
-        if self._certificates is not None and self._context.slot == 0:
-            counters.set(Metric.TLS_NOT_AFTER, int(self._certificates.not_after.timestamp()))
+        # Figures of the whole node, shown by one worker; its successor shows them as soon as it serves.
+        leads = self._context.leads and not self._draining
+        counters.set(Metric.LIMIT_SLOTS_LOST, self._limits.slots_lost if leads else 0)
+        if self._certificates is not None:
+            counters.set(Metric.TLS_NOT_AFTER, int(self._certificates.not_after.timestamp()) if leads else 0)
         blocked = [connection for point in points for connection in point.blocked]
         counters.set(Metric.QUEUED_BYTES, sum(c.queued_bytes + c.held_bytes for c in blocked))
 

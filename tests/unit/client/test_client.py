@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers.fake_server import FakeServer, fake_server
+from helpers.waiting import eventually
 from websockets.asyncio.server import ServerConnection
 from websockets.http11 import Request, Response
 
@@ -250,13 +251,59 @@ def test_other_close_codes_lead_to_a_new_connection(code: int) -> None:
     run(test())
 
 
-def test_announced_reconnection_happens_when_the_server_said() -> None:
+def test_announced_reconnection_happens_even_if_the_server_forgets_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuskws_fast.client.client.PATIENCE_S", 0.05)
+
     async def test() -> None:
         async with fake_server() as server, Client(server.url, "good", backoff=Backoff(1000, 1000)) as client:
             await client.join("a")
             await server.push({"type": "reconnect", "after_ms": 20, "reason": "drain"})
             await server.wait_for(lambda: server.opened == 2)  # and not in 1000 s
             await server.wait_for(lambda: len(server.got("join_room")) == 2)
+
+    run(test())
+
+
+def test_before_a_planned_move_answers_still_come_and_what_is_asked_then_waits_for_the_next_connection() -> None:
+    async def test() -> None:
+        held, asked = asyncio.Event(), asyncio.Event()
+        async with fake_server() as server, Client(server.url, "good", backoff=Backoff(1000, 1000)) as client:
+
+            async def slowly(connection: ServerConnection, command: dict[str, Any]) -> dict[str, Any]:
+                asked.set()
+                await held.wait()
+                return {"type": "room_info", "member_count": 7}
+
+            server._on_room_info = slowly  # type: ignore[attr-defined]
+            question = asyncio.create_task(client.request("room_info", room="a"))
+            await asked.wait()
+            await server.push({"type": "reconnect", "after_ms": 0, "reason": "restart"})
+
+            async def moving() -> bool:
+                return not client.connected
+
+            await eventually(moving, "the client has begun to move")
+            later = asyncio.create_task(client.ping())
+            held.set()
+            assert (await question)["member_count"] == 7
+            assert server.got("ping") == []
+            await server.close_all(4010)
+            assert await later == 12.5
+            assert server.opened == 2
+
+    run(test())
+
+
+@pytest.mark.parametrize("code", [1001, 1012, 4010])
+def test_who_was_told_to_move_and_is_closed_first_returns_without_a_delay(code: int) -> None:
+    async def test() -> None:
+        async with fake_server() as server, Client(server.url, "good", backoff=Backoff(1000, 1000)) as client:
+            told = asyncio.Event()
+            client.on("reconnect", lambda push: told.set())
+            await server.push({"type": "reconnect", "after_ms": 100_000, "reason": "restart"})
+            await told.wait()
+            await server.close_all(code)
+            await server.wait_for(lambda: server.opened == 2)  # and not in 1000 s
 
     run(test())
 

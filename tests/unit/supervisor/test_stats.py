@@ -1,18 +1,10 @@
-"""The node's figures: what the document says, and the socket that gives it away only to its own user."""
+"""The node's figures: what the document says."""
 
 import os
-import socket
-import stat
-import threading
-from pathlib import Path
-from typing import Any
 
-import pytest
-
-from tuskws_fast.errors import BootError
 from tuskws_fast.metrics import COLUMN_COUNT, ERROR_COLUMN, Metric, State
 from tuskws_fast.protocol.codes import ErrorCode
-from tuskws_fast.supervisor.stats import StatsSocket, default_path, make_document, read_stats
+from tuskws_fast.supervisor.stats import make_document
 
 NOW_MS = 100_000
 
@@ -25,6 +17,7 @@ def make_rows() -> list[list[int]]:
         row[Metric.PID] = os.getpid()
         row[Metric.STARTED] = NOW_MS - 60_000
         row[Metric.BEAT] = NOW_MS - 10
+    rows[0][Metric.WORKERS] = 2
     return rows
 
 
@@ -76,69 +69,3 @@ def test_a_process_that_has_just_ended_has_no_figures_and_does_no_harm() -> None
     rows = make_rows()
     rows[2][Metric.PID] = 2**22 - 1
     assert make_document(rows, NOW_MS, 0.0)["processes"][2]["pss"] == 0
-
-
-def serve_once(path: Path, document: dict[str, Any]) -> StatsSocket:
-    served = StatsSocket(path, lambda: document)
-    threading.Thread(target=lambda: served.answer() if wait_readable(served.fd) else None, daemon=True).start()
-    return served
-
-
-def wait_readable(fd: int) -> bool:
-    import select
-
-    return bool(select.select([fd], [], [], 10)[0])
-
-
-def test_whoever_connects_reads_the_document(tmp_path: Path) -> None:
-    path = tmp_path / "x.sock"
-    document = {"totals": {f"n{n}": n for n in range(2000)}}
-    served = serve_once(path, document)
-    assert read_stats(path) == document
-    served.close()
-    assert not path.exists()
-
-
-def test_only_the_own_user_may_connect(tmp_path: Path) -> None:
-    path = tmp_path / "tuskws-fast-0" / "x.sock"
-    served = StatsSocket(path, dict)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    served.close()
-
-
-def test_a_directory_that_others_may_enter_is_refused(tmp_path: Path) -> None:
-    directory = tmp_path / "tuskws-fast-0"
-    directory.mkdir(mode=0o755)
-    directory.chmod(0o755)
-    with pytest.raises(BootError, match="mode 0700"):
-        StatsSocket(directory / "x.sock", dict)
-
-
-def test_the_socket_of_a_dead_node_is_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "x.sock"
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(path))
-    StatsSocket(path, dict).close()
-
-
-def test_the_socket_of_a_living_node_is_not(tmp_path: Path) -> None:
-    path = tmp_path / "x.sock"
-    living = StatsSocket(path, dict)
-    with pytest.raises(BootError, match="another node answers"):
-        StatsSocket(path, dict)
-    living.close()
-
-
-def test_a_place_where_no_socket_can_be_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(BootError, match="cannot open the control socket"):
-        StatsSocket(tmp_path / "no" / "where" / "x.sock", dict)
-    with pytest.raises(BootError, match="cannot open the control socket"):
-        StatsSocket(tmp_path / ("x" * 200), dict)
-
-
-def test_the_default_place_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
-    assert default_path(8080) == Path(f"/run/user/7/tuskws-fast-{os.getuid()}/8080.sock")
-    monkeypatch.delenv("XDG_RUNTIME_DIR")
-    assert default_path(1) == Path(f"/tmp/tuskws-fast-{os.getuid()}/1.sock")
