@@ -445,12 +445,15 @@ SECTIONS: Mapping[str, type[Any]] = {
 # `tuskws-fast restart` brings one by one. All else is the supervisor's or the broker's for as long as they live.
 RELOADED = """
     shutdown_timeout drain_delay drain_window drain_rate hang_timeout boot_timeout
-    enable_rate_limiting message_rate_limit message_rate_burst
+    message_rate_limit message_rate_burst message_rate_limit_per_ip message_rate_burst_per_ip
+    handshake_rate_limit handshake_rate_burst auth_failures_per_ip password_tries_per_ip
     auth_timeout heartbeat_interval heartbeat_timeout idle_timeout
     jwt_secret jwt_secret_file jwt_issuer jwt_audience max_token_ttl allow_no_exp
     enable_origin_check allowed_origins ssl_cert ssl_key ssl_ca_certs ssl_ciphers log_level
 """
 RENEWED = """
+    enable_rate_limiting frame_rate_limit byte_rate_limit ping_rate_limit
+    max_half_open max_half_open_per_ip worker_memory_max
     backlog app no_demo echo max_connections max_connections_per_ip max_connections_per_user
     max_message_size max_frame_size max_fragments inflate_rate_limit inflate_rate_limit_worker
     connection_timeout require_auth allow_query_token escape_html forwarded_allow_ips

@@ -256,7 +256,8 @@ def test_tokens_of_a_megabyte_and_of_all_that_fits(server: RunningServer, siege:
             answers = [client.frame() for _ in range(6)]
             refused = [payload for opcode, payload in answers if opcode == 1]
             assert all(b"auth_failed" in payload or b"rate_limited" in payload for payload in refused), answers
-            assert b"rate_limited" in refused[-1] or answers[-1][1].startswith(b"\x11\x94"), answers  # 4500
+            held_back = any(b"rate_limited" in payload for payload in refused)
+            assert held_back or answers[-1][1].startswith(b"\x11\x94"), answers  # 4500
         with socket.socket() as raw:
             raw.bind((ATTACKER, 0))
             raw.connect(("127.0.0.1", server.port))

@@ -95,8 +95,10 @@ async def test_limits_times_and_origins_change_under_those_who_are_connected(tmp
             code, text = reload(server)
             assert code == 0
             assert text == (
-                "in force: message_rate_limit, message_rate_burst, heartbeat_interval, allowed_origins"
-                " with `tuskws-fast restart`: max_frame_size with the next start only: history_size"
+                # The rates of addresses and frames follow the rate of commands where they are not given.
+                "in force: message_rate_limit, message_rate_burst, message_rate_limit_per_ip,"
+                " message_rate_burst_per_ip, heartbeat_interval, allowed_origins"
+                " with `tuskws-fast restart`: frame_rate_limit, max_frame_size with the next start only: history_size"
             )
             for client in clients:
                 replies = [await client.request("ping") for _ in range(25)]
@@ -109,7 +111,7 @@ async def test_limits_times_and_origins_change_under_those_who_are_connected(tmp
             code, text = reload(server)
             assert (code, text.startswith("left as it was: allowed_origins:")) == (1, True)
             assert {await status_for("https://two.example") for _ in range(8)} == {101}
-            file.write_text("enable_rate_limiting = false\n")
+            file.write_text("message_rate_limit = 100000\nmessage_rate_burst = 100000\n")
             assert reload(server)[0] == 0
             await asyncio.gather(*(client.request("ping") for client in clients))
         assert "Traceback" not in server.log_text()

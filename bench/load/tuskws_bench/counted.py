@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tuskws_fast.supervisor.stats import default_path, read_stats
+from tuskws_fast.supervisor.operators import default_path
+from tuskws_fast.supervisor.stats import read_stats
 
 TOLD_WITHIN_S = 1.2
 RECORDS = ("publications", "private_messages")

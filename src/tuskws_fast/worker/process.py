@@ -357,7 +357,7 @@ class Worker:
         now = self._loop.time()
         more = departure.tick(now)
         # Where the node lives on, handshakes that came to us are finished; their own deadline bounds them.
-        here = bool(self._sessions) or (departure.finishes_handshakes and self._half_open > 0)
+        here = bool(self._sessions) or (departure.finishes_handshakes and self._acceptor.door.half_open > 0)
         unsent = self._link is not None and self._link.congested
         if now >= departure.deadline or not (here or unsent):
             self._outbox.flush()
@@ -366,11 +366,6 @@ class Worker:
             self._loop.call_soon(self._go_on_draining, departure)
         else:
             self._loop.call_later(DRAIN_LOOK_S, self._go_on_draining, departure)
-
-    @property
-    def _half_open(self) -> int:
-        """Handshakes under way: on plain sockets, and on encrypted ones."""
-        return self._poller.half_open + self._acceptor.half_open
 
     def _finish(self) -> None:
         if not self._done.done():
