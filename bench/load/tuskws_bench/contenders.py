@@ -229,6 +229,16 @@ class PythonPeer(Contender):
         return f"the Python package {self._package}" if found else None
 
 
+class BareUvloop(PythonPeer):
+    """bench/peers/bare_uvloop.py: accept, answer, close. What a handshake costs on the loop that we run on."""
+
+    def __init__(self, cores: tuple[int, ...]) -> None:
+        super().__init__(cores, "bare uvloop", "bare_uvloop.py", "uvloop")
+
+    def cannot(self, kind: Kind) -> str | None:
+        return None if kind == "idle" else "it answers handshakes and nothing else"
+
+
 class NodePeer(Contender):
     """One of bench/peers/node/*.js, run by Node or by Bun."""
 
@@ -366,6 +376,7 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
     "c-plain": lambda s: CLoop(s.cores),
     "c-coalescing": lambda s: CLoop(s.cores, coalesce=True),
     "c-processes": lambda s: CLoop(s.cores, coalesce=True, processes=2),
+    "bare-uvloop": lambda s: BareUvloop(s.cores),
     "bun": lambda s: NodePeer(s.cores, "Bun", "bun_server.js", "bun"),
     "socketify": lambda s: PythonPeer(s.cores, "socketify", "socketify_server.py", "socketify", own_environment=True),
     "node-ws": lambda s: NodePeer(s.cores, "Node ws", "ws_server.js", "ws"),
