@@ -21,6 +21,9 @@ from tuskws_fast.protocol import codec
 SUBPROTOCOL = "tusk.v1"
 VERSION = b"13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
 
 
 @dataclass(slots=True)
@@ -148,13 +151,13 @@ def upgrade_required() -> Refusal:
 def switching_protocols(head: Head, key: bytes, extensions: str | None = None) -> bytes:
     """The 101 for an acceptable handshake (RFC 6455 §4.2.2); `extensions` is what was agreed, in our own words."""
     accept = binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
+    response = _SWITCHING + accept + b"\r\n"
     # Only what was offered may be chosen, and an empty header offers nothing.
-    selected = b"Sec-WebSocket-Protocol: tusk.v1\r\n" if head.tokens(b"sec-websocket-protocol") else b""
-    agreed = f"Sec-WebSocket-Extensions: {extensions}\r\n".encode("ascii") if extensions is not None else b""
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n%b%b\r\n" % (accept, selected, agreed)
-    )
+    if head.tokens(b"sec-websocket-protocol"):
+        response += b"Sec-WebSocket-Protocol: tusk.v1\r\n"
+    if extensions is not None:
+        response += f"Sec-WebSocket-Extensions: {extensions}\r\n".encode("ascii")
+    return response + b"\r\n"
 
 
 def bearer_token(head: Head, query: str, allow_query: bool) -> str | None:

@@ -195,8 +195,12 @@ class Commands:
             session.mode = int(PresenceMode.ROOMS)
             self.watchers.discard(session)
         session.expires_at = identity.expires_at
-        session.rate_key = self.limits.key("rate", identity.user)
-        if not session.is_guest:
+        if session.is_guest:
+            # A name of the moment is nobody's to aim at: any key will do, and a hash costs as much as a tenth of the
+            # rest. 0 marks an empty slot.
+            session.rate_key = self._names.getrandbits(64) | 1
+        else:
+            session.rate_key = self.limits.key("rate", identity.user)
             session.address_key = 0
         if identity.expires_at is not None:
             self._file(session)
