@@ -23,8 +23,6 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import httptools
-from picows import WSAutoPingStrategy
-from picows.picows import WSProtocol  # type: ignore[attr-defined]  # not in its stub, but its public protocol class
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.deflate import Compression, CompressionPool
 from tuskws_fast_ext.gate import Gate, ReadBuffer
@@ -43,6 +41,7 @@ from tuskws_fast.protocol.extensions import Agreement, MalformedHeaderError, Pol
 from tuskws_fast.protocol.handshake import Head, Refusal
 from tuskws_fast.worker.doorkeeper import Doorkeeper
 from tuskws_fast.worker.echo import ECHO_PATH, Echo, EchoSession
+from tuskws_fast.worker.frames import picows_protocol
 from tuskws_fast.worker.lane import Lane
 from tuskws_fast.worker.limits import Limits
 from tuskws_fast.worker.session import Session
@@ -51,8 +50,6 @@ log = logging.getLogger(__name__)
 
 HEAD_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 100
-# What the parser refuses; the gate gives it small frames only (ext/gate.PICOWS_FRAME_MAX).
-PARSED_FRAME_MAX = 64 * 1024
 # Sockets a worker may hold, of its RLIMIT_NOFILE: above the first share upgrades are refused with 503, above the
 # second any request is; what remains is for health checks, rings and files. uvloop closes silently on EMFILE.
 SOCKETS_SHARE, SOCKETS_HARD_SHARE = 0.90, 0.97
@@ -525,66 +522,3 @@ class Handshake(asyncio.BufferedProtocol):
         self._headers = []
         self._target = b""
         self._acceptor.door.leave(self)
-
-
-class _PicowsLog:
-    """What picows would log. It is not a `logging.Logger`, so picows makes no child of it."""
-
-    def isEnabledFor(self, level: int) -> bool:
-        return False
-
-    def log(self, *args: object) -> None: ...
-
-    debug = info = warning = log
-
-    def error(self, message: str, *args: object) -> None:
-        # The gate lets nothing pass that picows objects to: this is a defect of one of the two.
-        log.error("picows: " + message, *args)
-
-    exception = error
-
-
-class _Nowhere:
-    """The transport and socket of a parser that has none: what picows asks for, answered; what it writes, dropped."""
-
-    def get_extra_info(self, name: str) -> Any:
-        return self if name == "socket" else None
-
-    def fileno(self) -> int:
-        return -1
-
-    def setsockopt(self, *args: object) -> None: ...
-
-    def getsockopt(self, *args: object) -> int:
-        return 0
-
-    def get_write_buffer_size(self) -> int:
-        # Never empty: picows then writes to its transport, and not to the socket by itself.
-        return 1
-
-    def write(self, data: bytes) -> None: ...
-
-    close = abort = setsockopt
-
-
-def picows_protocol(listener_factory: Callable[[Any], Any]) -> Any:
-    """A picows server protocol that parses and nothing else: no pings, no pongs, no timeouts, no socket."""
-    protocol = WSProtocol(
-        None,
-        None,
-        False,
-        listener_factory,
-        _PicowsLog(),
-        True,
-        None,
-        False,
-        0,
-        0,
-        WSAutoPingStrategy.PING_WHEN_IDLE,
-        False,
-        PARSED_FRAME_MAX,
-        None,
-        0,
-    )
-    protocol.connection_made(_Nowhere())
-    return protocol
