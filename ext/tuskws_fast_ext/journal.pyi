@@ -1,0 +1,6 @@
+from typing import Any, TypeVar
+
+_Entry = TypeVar("_Entry", bound=tuple[Any, ...])
+
+def frame_published(entries: list[Any], number: int, cls: type[_Entry]) -> bytes | None: ...
+def read_published(data: bytes, at: int, expected: int, cls: type[_Entry]) -> tuple[list[_Entry], int]: ...

@@ -1,0 +1,170 @@
+"""The journal's one hot entry, packed and read: a batch of publications to the bytes of their frames, and back.
+
+    0      4        8       16    20      28    36    44   48      52         56 58 60 62 63
+    │ crc  │ length │ number│ kind│ offset│ wall│ conn│ tag│ prefix│ delivered│ns│nu│nk│ne│ scope epoch user key body │ 0…
+
+Little-endian; `length` counts from byte 20, the CRC32C covers all after itself, frames are padded to multiples of 8.
+The meaning of the fields is in tuskws_fast/storage/entries.py, of everything around them in storage/format.py; the slow
+twin in tests/helpers/journals.py says what this file must do, byte for byte.
+
+Whatever the bytes are, nothing outside them is read: every length is checked against what is left before it is used.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.unicode cimport PyUnicode_DecodeUTF8
+from libc.stdint cimport UINT16_MAX, UINT32_MAX, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from tuskws_fast_ext.ring cimport ring_crc32c, ring_init
+
+cdef extern from "Python.h":
+    const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
+
+cdef enum:
+    KIND = 1  # Kind.PUBLISHED
+    PAYLOAD_AT = 20
+    TEXT_AT = 63
+    FIXED = TEXT_AT - PAYLOAD_AT
+
+# The checksum's table and its choice of instruction are this module's own copy.
+ring_init()
+
+
+cdef inline void put(char *at, const void *value, Py_ssize_t size) noexcept:
+    memcpy(at, value, size)
+
+
+def frame_published(list entries, uint64_t number, cls):
+    """The frames of `entries`, the first of which gets `number`, in one piece; None if one of them is no `cls`."""
+    cdef Py_ssize_t total = 0, size, length
+    cdef Py_ssize_t ns, ne, nu, nk, nb
+    cdef const char *scope
+    cdef const char *epoch
+    cdef const char *user
+    cdef const char *key
+    cdef char *at
+    cdef uint64_t offset, conn
+    cdef double wall
+    cdef uint32_t tag, prefix, length32, crc
+    cdef int32_t delivered
+    cdef uint16_t ns16, nu16, nk16
+    cdef uint8_t ne8
+    cdef bytes out, body
+    cdef tuple entry
+    if not issubclass(cls, tuple):
+        raise TypeError("entries are tuples")
+    for each in entries:
+        if type(each) is not cls:
+            return None
+        # A named tuple is a tuple with other methods: unchecked, its items are one load away.
+        entry = <tuple>each
+        PyUnicode_AsUTF8AndSize(entry[0], &ns)
+        PyUnicode_AsUTF8AndSize(entry[1], &ne)
+        PyUnicode_AsUTF8AndSize(entry[6], &nu)
+        PyUnicode_AsUTF8AndSize(entry[7], &nk)
+        body = entry[10]
+        length = FIXED + ns + ne + nu + nk + PyBytes_GET_SIZE(body)
+        if ns > UINT16_MAX or nu > UINT16_MAX or nk > UINT16_MAX or ne > 255 or length > <Py_ssize_t>UINT32_MAX:
+            raise ValueError("a publication is too long for the journal")
+        total += (PAYLOAD_AT + length + 7) & ~7
+    out = PyBytes_FromStringAndSize(NULL, total)
+    at = PyBytes_AS_STRING(out)
+    for each in entries:
+        entry = <tuple>each
+        scope = PyUnicode_AsUTF8AndSize(entry[0], &ns)
+        epoch = PyUnicode_AsUTF8AndSize(entry[1], &ne)
+        user = PyUnicode_AsUTF8AndSize(entry[6], &nu)
+        key = PyUnicode_AsUTF8AndSize(entry[7], &nk)
+        offset, wall, conn, tag = entry[2], entry[3], entry[4], entry[5]
+        prefix, delivered = entry[8], entry[9]
+        body = entry[10]
+        nb = PyBytes_GET_SIZE(body)
+        length = FIXED + ns + ne + nu + nk + nb
+        size = (PAYLOAD_AT + length + 7) & ~7
+        length32, ns16, nu16, nk16, ne8 = <uint32_t>length, <uint16_t>ns, <uint16_t>nu, <uint16_t>nk, <uint8_t>ne
+        memset(at + 16, 0, 4)
+        at[16] = KIND
+        put(at + 4, &length32, 4)
+        put(at + 8, &number, 8)
+        put(at + 20, &offset, 8)
+        put(at + 28, &wall, 8)
+        put(at + 36, &conn, 8)
+        put(at + 44, &tag, 4)
+        put(at + 48, &prefix, 4)
+        put(at + 52, &delivered, 4)
+        put(at + 56, &ns16, 2)
+        put(at + 58, &nu16, 2)
+        put(at + 60, &nk16, 2)
+        put(at + 62, &ne8, 1)
+        put(at + TEXT_AT, scope, ns)
+        put(at + TEXT_AT + ns, epoch, ne)
+        put(at + TEXT_AT + ns + ne, user, nu)
+        put(at + TEXT_AT + ns + ne + nu, key, nk)
+        put(at + TEXT_AT + ns + ne + nu + nk, PyBytes_AS_STRING(body), nb)
+        memset(at + PAYLOAD_AT + length, 0, size - PAYLOAD_AT - length)
+        crc = ~ring_crc32c(UINT32_MAX, <const uint8_t *>at + 4, PAYLOAD_AT - 4 + length)
+        put(at, &crc, 4)
+        at += size
+        number += 1
+    return out
+
+
+def read_published(bytes data, Py_ssize_t at, uint64_t expected, cls):
+    """The publications in `data` from `at` on that have the numbers `expected`, `expected` + 1 …, and where the first
+    other thing is."""
+    cdef const char *start = PyBytes_AS_STRING(data)
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(data), left, text
+    cdef const char *frame
+    cdef uint64_t number, offset, conn
+    cdef double wall
+    cdef uint32_t crc, length, tag, prefix
+    cdef int32_t delivered
+    cdef uint16_t ns, nu, nk
+    cdef uint8_t ne
+    cdef list found = []
+    if at < 0:
+        raise ValueError("no place in the data")
+    while at + TEXT_AT <= end:
+        frame = start + at
+        memcpy(&length, frame + 4, 4)
+        memcpy(&number, frame + 8, 8)
+        left = end - at - PAYLOAD_AT
+        if number != expected or <uint8_t>frame[16] != KIND or length < FIXED or <Py_ssize_t>length > left:
+            break
+        memcpy(&crc, frame, 4)
+        if <uint32_t>~ring_crc32c(UINT32_MAX, <const uint8_t *>frame + 4, PAYLOAD_AT - 4 + length) != crc:
+            break
+        memcpy(&offset, frame + 20, 8)
+        memcpy(&wall, frame + 28, 8)
+        memcpy(&conn, frame + 36, 8)
+        memcpy(&tag, frame + 44, 4)
+        memcpy(&prefix, frame + 48, 4)
+        memcpy(&delivered, frame + 52, 4)
+        memcpy(&ns, frame + 56, 2)
+        memcpy(&nu, frame + 58, 2)
+        memcpy(&nk, frame + 60, 2)
+        memcpy(&ne, frame + 62, 1)
+        text = <Py_ssize_t>ns + ne + nu + nk
+        if FIXED + text + <Py_ssize_t>prefix > <Py_ssize_t>length:
+            break
+        frame += TEXT_AT
+        try:
+            fields = (
+                PyUnicode_DecodeUTF8(frame, ns, NULL),
+                PyUnicode_DecodeUTF8(frame + ns, ne, NULL),
+                offset,
+                wall,
+                conn,
+                tag,
+                PyUnicode_DecodeUTF8(frame + ns + ne, nu, NULL),
+                PyUnicode_DecodeUTF8(frame + ns + ne + nu, nk, NULL),
+                prefix,
+                delivered,
+                PyBytes_FromStringAndSize(frame + text, <Py_ssize_t>length - FIXED - text),
+            )
+        except UnicodeDecodeError:
+            break
+        found.append(tuple.__new__(cls, fields))
+        expected += 1
+        at += (PAYLOAD_AT + <Py_ssize_t>length + 7) & ~7
+    return found, at

@@ -1,0 +1,1 @@
+"""What outlives every process: the journal of publications, and the settings. Nothing here knows rooms' rules."""

@@ -1,0 +1,151 @@
+"""The facts that are no publications (settings of rooms, bans, mutes, invitations): one row each, in SQLite.
+
+SQLite keeps a file whole over crashes, but not over a disk that lies: a flipped bit in a page is read as data. So each
+row carries the CRC32C of what it says, and one row the count and the sum of all others; what does not fit is told as
+damage, and the reader decides what to be careful about (`broker.keeping`: towards closed doors).
+
+One process has it open (`locking_mode=EXCLUSIVE`): then the write-ahead log needs no shared memory file, and a full
+disk does not keep anyone from reading.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tuskws_fast_ext.ring import crc32c
+
+from tuskws_fast.protocol import codec
+
+FILE = "settings.db"
+VERSION = 1
+_TALLY = "\0tally"
+# Errors of the machine, which say nothing about the file.
+_NOT_NOW = frozenset(
+    {
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+    }
+)
+
+
+class SettingsError(Exception):
+    """The file cannot be written (or, at `open`, not be read) now."""
+
+
+@dataclass(slots=True)
+class Facts:
+    """`values`: None where the row is damaged. `lost`: rows are missing, or say another key; nothing tells which."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    damaged: int = 0
+    lost: bool = False
+
+
+def _crc(key: str, value: str) -> int:
+    return crc32c(f"{key}\0{value}".encode())
+
+
+class SettingsFile:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._crcs: dict[str, int] = {}
+
+    def open(self) -> Facts:
+        """Read everything. A file that is no database any more is set aside. Raises `SettingsError`."""
+        try:
+            return self._open()
+        except sqlite3.Error as error:
+            self.close()
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_NOW:
+                raise SettingsError(str(error)) from error
+        aside = self._path.with_suffix(".damaged")
+        try:
+            self._path.rename(aside)
+            for suffix in ("-wal", "-shm", "-journal"):
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            facts = self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise SettingsError(str(error)) from error
+        facts.lost = True
+        return facts
+
+    def _open(self) -> Facts:
+        connection = sqlite3.connect(self._path, timeout=1.0, isolation_level=None)
+        self._connection = connection
+        # Text that is none is damage, found by its checksum, and no reason to stop reading.
+        connection.text_factory = lambda raw: raw.decode(errors="replace")
+        self._path.chmod(0o600)
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS fact (key TEXT PRIMARY KEY, value TEXT NOT NULL, crc INTEGER NOT NULL)"
+            " WITHOUT ROWID"
+        )
+        return self._read(connection)
+
+    def _read(self, connection: sqlite3.Connection) -> Facts:
+        facts = Facts()
+        tally: object = None
+        self._crcs.clear()
+        for key, value, crc in connection.execute("SELECT key, value, crc FROM fact"):
+            whole = isinstance(key, str) and isinstance(value, str) and crc == _crc(key, value)
+            if key == _TALLY:
+                tally = value if whole else None
+                continue
+            if not whole:
+                facts.damaged += 1
+            if isinstance(key, str) and isinstance(crc, int):
+                facts.values[key] = codec.decode(value) if whole else None
+                self._crcs[key] = crc
+        missing = tally != self._tally() and bool(self._crcs or tally is not None)
+        facts.lost = missing or facts.damaged > 0
+        return facts
+
+    def _tally(self) -> str:
+        """How many rows there are and the sum of their checksums: a row that vanished is missed."""
+        return f"{VERSION} {len(self._crcs)} {sum(self._crcs.values()) & 0xFFFFFFFF}"
+
+    def save(self, changes: Iterable[tuple[str, Any | None]]) -> None:
+        """All of them or none; None forgets the key. Raises `SettingsError`."""
+        before = dict(self._crcs)
+        encoded = [(key, None if value is None else codec.encode(value).decode()) for key, value in changes]
+        connection = self._connection
+        if connection is None:
+            raise SettingsError("it is not open")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for key, value in encoded:
+                if value is None:
+                    self._crcs.pop(key, None)
+                    connection.execute("DELETE FROM fact WHERE key = ?", (key,))
+                else:
+                    self._put(connection, key, value)
+            tally = self._tally()
+            connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?, ?)", (_TALLY, tally, _crc(_TALLY, tally)))
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._crcs = before
+            if connection.in_transaction:
+                connection.rollback()
+            raise SettingsError(str(error)) from error
+
+    def _put(self, connection: sqlite3.Connection, key: str, value: str) -> None:
+        self._crcs[key] = _crc(key, value)
+        connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?, ?)", (key, value, self._crcs[key]))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None

@@ -1,0 +1,118 @@
+"""The settings file: what was saved is there, what was damaged is told."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from tuskws_fast.storage.settings import FILE, SettingsError, SettingsFile
+
+FACTS = [("room\nchat", {"creator": "ann"}), ("ban\nchat\nbob", {"until": None}), ("ban\nchat\ncarl", {"until": 1.5})]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / FILE
+
+
+def saved(path: Path) -> None:
+    file = SettingsFile(path)
+    file.open()
+    file.save(FACTS)
+    file.close()
+
+
+def test_what_was_saved_is_there(path: Path) -> None:
+    saved(path)
+    file = SettingsFile(path)
+    facts = file.open()
+    assert facts.values == dict(FACTS)
+    assert (facts.lost, facts.damaged) == (False, 0)
+    file.save([("ban\nchat\nbob", None), ("room\nchat", {"creator": "eve"}), ("never", None)])
+    file.close()
+    facts = SettingsFile(path).open()
+    assert facts.values == {"room\nchat": {"creator": "eve"}, "ban\nchat\ncarl": {"until": 1.5}}
+    assert not facts.lost
+
+
+def test_it_survives_without_being_closed(path: Path) -> None:
+    file = SettingsFile(path)
+    file.open()
+    file.save(FACTS)
+    copy = path.with_name("copy.db")
+    copy.write_bytes(path.read_bytes())
+    copy.with_name("copy.db-wal").write_bytes(path.with_name(FILE + "-wal").read_bytes())
+    assert SettingsFile(copy).open().values == dict(FACTS)
+
+
+def test_it_is_readable_by_its_owner_alone(path: Path) -> None:
+    saved(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM fact WHERE key = 'ban' || char(10) || 'chat' || char(10) || 'bob'",
+        "UPDATE fact SET value = '{\"until\":99}' WHERE key LIKE 'ban%carl'",
+        "UPDATE fact SET key = 'ban' || char(10) || 'chat' || char(10) || 'dob' WHERE key LIKE 'ban%bob'",
+        "UPDATE fact SET crc = 0 WHERE key LIKE 'room%'",
+        "DELETE FROM fact WHERE key NOT LIKE 'room%'",
+    ],
+)
+def test_row_that_says_something_else_or_is_gone_is_told(path: Path, statement: str) -> None:
+    saved(path)
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    facts = SettingsFile(path).open()
+    assert facts.lost
+    assert all(value in (None, dict(FACTS).get(key)) for key, value in facts.values.items())
+
+
+def test_flipped_bits_never_give_other_facts_and_never_go_unnoticed(path: Path) -> None:
+    saved(path)
+    content = path.read_bytes()
+    chance = random.Random(5)
+    for _ in range(300):
+        at, bit = chance.randrange(len(content)), chance.randrange(8)
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
+        file = SettingsFile(path)
+        facts = file.open()
+        file.close()
+        assert all(value in (None, dict(FACTS).get(key)) for key, value in facts.values.items())
+        assert facts.lost or facts.values == dict(FACTS)
+        for left in path.parent.iterdir():
+            left.unlink()
+
+
+def test_file_that_is_no_database_is_set_aside(path: Path) -> None:
+    path.write_bytes(b"not a database at all" * 100)
+    file = SettingsFile(path)
+    assert file.open().lost
+    file.save(FACTS)
+    file.close()
+    assert path.with_suffix(".damaged").exists()
+    assert SettingsFile(path).open().values == dict(FACTS)
+
+
+def test_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError):
+        SettingsFile(tmp_path / "missing" / FILE).open()
+
+
+def test_nothing_of_a_failed_save_is_there(path: Path) -> None:
+    file = SettingsFile(path)
+    file.open()
+    file.save(FACTS)
+    with pytest.raises(TypeError):
+        file.save([("new", {"a": 1}), ("bad", object())])
+    file.save([("newer", {})])
+    file.close()
+    facts = SettingsFile(path).open()
+    assert facts.values == {**dict(FACTS), "newer": {}}
+    assert not facts.lost
