@@ -27,8 +27,8 @@ NO_RESUME = "sessions cannot be resumed in this build yet; clients join again wi
 NO_API = "the HTTP API is not in this build yet"
 NO_OTHER_ALGORITHM = "only HS256 is in this build yet"
 
-# Variables of ours that are not options: the file's name, and two that the build reads.
-ENV_OTHERS = frozenset({"TUSKWS_CONFIG", "TUSKWS_DEBUG", "TUSKWS_EXT"})
+# Variables of ours that are not options: the file's name, two that the build reads, and faults for tests.
+ENV_OTHERS = frozenset({"TUSKWS_CONFIG", "TUSKWS_DEBUG", "TUSKWS_EXT", "TUSKWS_FAULTS"})
 
 JWT_SECRET_BYTES_MIN = 32
 # Descriptors a process needs beside its clients: listeners, rings, log, files of the interpreter.
@@ -54,6 +54,16 @@ class Server:
     app: str = option("", Kind.TEXT, "Application to run in the workers, as `module:server`.")
     data_dir: str = option(
         "./tuskws-data", Kind.TEXT, "Where the journal and the settings are kept; `none` for memory only."
+    )
+    journal_size: int = option(
+        32 * 1024**2,
+        Kind.SIZE,
+        "Disk space of the journal; it takes more only for what rooms and inboxes still keep.",
+        least=2 * 1024**2,
+        most=64 * 1024**3,
+    )
+    journal_age: float = option(
+        3600.0, Kind.DURATION, "What no room and no inbox keeps is gone from the disk after about twice that.", least=1
     )
     no_demo: bool = option(False, Kind.SWITCH, "Do not serve the demo page on `/`.")
     echo: bool = option(False, Kind.SWITCH, "Echo every message on `/echo`: for conformance suites and measuring.")
@@ -292,6 +302,11 @@ class Rooms:
     history_bytes_total: int = option(
         256 * 1024**2, Kind.SIZE, "Bytes of publications all rooms keep together.", least=0
     )
+    inbox_size: int = option(
+        1000, Kind.COUNT, "Private messages kept for a user until a client confirms them.", least=1, most=1_000_000
+    )
+    inbox_ttl: float = option(7 * 86400.0, Kind.DURATION, "How long a private message is kept.", least=0)
+    inbox_bytes: int = option(1024**2, Kind.SIZE, "Bytes of private messages kept for a user.", least=0)
     presence_full_max: int = option(
         200, Kind.COUNT, "Above so many members a room lists and pushes a count only.", least=0
     )

@@ -144,6 +144,20 @@ class Metric(IntEnum):
     HISTORY_BYTES = _GAUGE, "bytes of publications kept for recovery"
     DEDUPE_ENTRIES = _GAUGE, "idempotency keys kept"
 
+    # broker: the journal and the settings file
+    JOURNAL_WRITING = (
+        _GAUGE,
+        "1 while messages can be stored; 0 without a data directory and when it cannot be written",
+    )
+    JOURNAL_BYTES = _GAUGE, "bytes of the journal's segments"
+    JOURNAL_ENTRIES = _COUNTER, "entries written to the journal"
+    JOURNAL_SYNCS = _COUNTER, "times the journal was brought to the disk"
+    JOURNAL_FAILED = _COUNTER, "times storing had to stop because the disk refused"
+    JOURNAL_BROKEN_AT = _COUNTER, "when a write to the journal failed last, monotonic ms"
+    JOURNAL_DAMAGED = _COUNTER, "faults found in the journal at a start"
+    SETTINGS_FAILED = _COUNTER, "times settings or sanctions could not be saved"
+    INBOXES_WAITING = _GAUGE, "users without a connection for whom private messages wait"
+
     # shared tables
     LIMIT_SLOTS_LOST = _GAUGE, "users whose rate or admission could not be kept because the table was full"
 
@@ -163,7 +177,11 @@ BROKER_LIMITS = (
     "offline_users_max",
     "presence_state_max",
     "list_rooms_max",
+    "inbox_size",
+    "inboxes_max",
     "level_unavailable",
+    "positions_ahead",
+    "facts_damaged",
     "fenced",
 )
 LIMIT_COLUMN: Mapping[str, int] = {name: len(Metric) + len(ERROR_COLUMN) + n for n, name in enumerate(BROKER_LIMITS)}

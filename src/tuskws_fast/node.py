@@ -29,6 +29,7 @@ from tuskws_fast.config import OPTIONS, Config, changes, read_jwt_secret, with_o
 from tuskws_fast.errors import BootError, ConfigError, ExitCode, TuskwsError
 from tuskws_fast.options import Applied
 from tuskws_fast.protocol import codec
+from tuskws_fast.storage.directory import claim
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
 from tuskws_fast.supervisor.control import PACKET_BYTES_MAX
 from tuskws_fast.supervisor.listeners import inherited_listeners, open_listeners, shown_address
@@ -103,8 +104,6 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     log.info("starting", extra={"address": address, "workers": processes.workers})
     if inherited:
         log.info("listening on what the service manager opened: host and port are not used", extra={"address": address})
-    if server.data_dir != "none":
-        log.info("messages are kept in memory alone: there is no journal yet", extra={"data_dir": server.data_dir})
     supervisor = Supervisor(
         broker=lambda context: broker.main(context, settings.config, None),
         worker=_worker_main(worker.main, settings, app),
@@ -116,6 +115,7 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
         on_ready=on_ready,
         on_reload=on_reload,
     )
+    lock = claim(Path(server.data_dir)) if server.data_dir != "none" else None
     # What exists now is shared by all processes; the collector must not touch, and thereby copy, its pages.
     gc.collect()
     gc.freeze()
@@ -124,6 +124,8 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     finally:
         gc.unfreeze()
         memory.close()
+        if lock is not None:
+            os.close(lock)
 
 
 def _check_origins(config: Config) -> None:

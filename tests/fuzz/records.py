@@ -42,7 +42,7 @@ DELAYS_S = (0.05, 1.0, 11.0, 400.0, 4000.0)
 BODY = '{"type":"room_message","room":"general","message":1,"from":"ann"'
 # Fields of a well-meant record of each type; `None` is a connection, the others are as they stand.
 EXAMPLES: dict[int, list[Any]] = {
-    UpType.ATTACH: [None, "ann", "Ann", ["admin"], 1, "online"],
+    UpType.ATTACH: [None, "ann", "Ann", ["admin"], 1, "online", 0],
     UpType.DETACH: [None, True],
     UpType.JOIN: [None, 1, 63, "general", None, ["e1", 0], 10],
     UpType.LEAVE: [None, 1, "general"],
@@ -53,6 +53,7 @@ EXAMPLES: dict[int, list[Any]] = {
     UpType.RESTORE: [None, "general", "e0", 3],
     UpType.KEPT: ["room\nlobby", 1, {}],
     UpType.ANNOUNCED: [0],
+    UpType.CONFIRM: [None, "e1", 1],
 }
 KEPT_KEYS = ("room\ngeneral", "ban\ngeneral\nbob", "mute\ngeneral\nbob", "invite\ngeneral\nbob", "\n", "x\ny\nz\nw")
 
@@ -149,7 +150,7 @@ def settle_in(broker: Broker) -> None:
         for n, user in enumerate(("ann", "bob"), 1):
             conn = records.first_conn(worker, 1) + n
             for kind, fields in (
-                (UpType.ATTACH, [conn, user, user, [], n % 3, "online"]),
+                (UpType.ATTACH, [conn, user, user, [], n % 3, "online", 0]),
                 (UpType.JOIN, [conn, n, 63, "general", None, None, 5]),
             ):
                 broker.receive(worker, kind, codec.encode(fields))
@@ -173,7 +174,7 @@ def play(broker: Broker, source: Source) -> None:
 
 def one_record(broker: Broker, source: Source, step: int) -> None:
     """A record of the type that `step` names, with up to three of its fields (or of a call's arguments) changed."""
-    kind = (*UpType, UpType.CALL, UpType.CALL)[step % 14]
+    kind = (*UpType, UpType.CALL, UpType.CALL)[step % (len(UpType) + 2)]
     worker = source.byte() & 1
     if kind == UpType.PUBLISH:
         conn, flags = CONNS[source.byte() % len(CONNS)], source.byte()

@@ -70,7 +70,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "kick": {"type": "kick", "id": "k1", "room": "lobby", "user": "bob", "seconds": 5},
     "ban": {"type": "ban", "id": "k2", "room": "lobby", "user": "bob", "seconds": 60},
     "mute": {"type": "mute", "id": "k3", "room": "lobby", "user": "bob", "seconds": 0.5},
-    "ack": {"type": "ack", "room": "general", "offset": 3},
+    "ack": {"type": "ack", "room": "general", "epoch": "x1", "offset": 3},
     "ping": {"type": "ping", "id": -5},
     "batch": {"type": "batch", "messages": [{"type": "ping", "id": 1}, {"type": "presence", "status": "busy"}]},
 }

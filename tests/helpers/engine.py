@@ -17,10 +17,13 @@ from __future__ import annotations
 from typing import Any
 
 from tuskws_fast.broker.engine import Engine
+from tuskws_fast.broker.ledger import Awaiting
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import DownRecord, UpRecord
 from tuskws_fast.protocol import codec
+from tuskws_fast.storage.entries import Entry
+from tuskws_fast.storage.recovery import Recovered, Replay
 
 Object = dict[str, Any]
 WALL_OFFSET = 1_700_000_000.0
@@ -38,6 +41,7 @@ class Client:
         self.mode = int(records.PresenceMode.ROOMS)
         self.status = "online"
         self.pushes: list[Object] = []
+        self.inbox_at = 0
 
     # -- commands: each returns its reply, decoded; a long one as the list of its pages ------------------------------
 
@@ -71,6 +75,9 @@ class Client:
 
     def call_paged(self, op: str, **args: Any) -> list[Object]:
         return self.ask(lambda tag: records.Call(self.conn, tag, self.rights, op, args))
+
+    def confirm(self, offset: int, epoch: str = "") -> None:
+        self.node.send(self.worker, records.Confirm(self.conn, epoch, offset))
 
     def ask(self, record_of: Any) -> list[Object]:
         """Send the record made for a fresh tag; returns the decoded answers under that tag."""
@@ -200,6 +207,7 @@ class Worker:
     def _on_deliver(self, node: Node, record: records.Deliver) -> None:
         for conn in record.conns:
             if conn in self.clients:
+                self.clients[conn].inbox_at = record.offset
                 self.clients[conn].pushes.append(codec.decode(record.body))
 
     def _on_evict(self, node: Node, record: records.Evict) -> None:
@@ -224,6 +232,16 @@ class Worker:
 
     def _on_recovered(self, node: Node, record: records.Recovered) -> None:
         node.recovered.append(record)
+        room = self.rooms.get(record.room)
+        if not node.durable or room is None:
+            return
+        assert room.epoch == record.epoch
+        for offset, body in record.publications:
+            if offset > room.offset:
+                assert offset == room.offset + 1, "recovery leaves no hole"
+                room.offset = offset
+                for client in room.members.values():
+                    client.pushes.append(codec.decode(body))
 
     def _on_keep(self, node: Node, record: records.Keep) -> None:
         if record.value is None:
@@ -238,16 +256,24 @@ class Worker:
 
 
 class Node:
-    """`workers` slots, all up. `server` asks as the application does, through worker 0."""
+    """`workers` slots, all up. `server` asks as the application does, through worker 0.
 
-    def __init__(self, workers: int = 2, **limits: Any) -> None:
+    `durable`: what the engine wants written is kept in `written` and `facts`, and a new broker is given it, as by a
+    journal. `disk(False)`: it cannot be written until `disk(True)`. Answers that wait for the disk come with `sync`.
+    """
+
+    def __init__(self, workers: int = 2, durable: bool = False, **limits: Any) -> None:
+        self.durable = durable
+        self.written: list[Entry] = []
+        self.facts: dict[str, Any] = {}
+        self.awaiting: list[Awaiting] = []
         self.now = 1_000.0
         self.limits = EngineLimits(**limits)
         self._epochs = 0
         self._tag = 0
         self.answers: dict[int, list[Object]] = {}
         self.recovered: list[records.Recovered] = []
-        self.engine = Engine(self.limits, self.now, self._next_epoch)
+        self.engine = Engine(self.limits, self.now, self._next_epoch, durable=durable)
         self.workers: dict[int, Worker] = {}
         self._numbers: dict[int, int] = {}
         for slot in range(workers):
@@ -276,7 +302,52 @@ class Node:
         sent = records.unpack_record(records.type_of(record), records.pack_record(record))
         self.deliver(self.engine.handle(worker, sent, self.now, self.wall))  # type: ignore[arg-type]
 
+    def write(self) -> None:
+        """What a process does before it tells anybody anything."""
+        ledger = self.engine.ledger
+        if ledger.writing:
+            self.written += ledger.entries
+        for key, value in ledger.facts:
+            if value is None:
+                self.facts.pop(key, None)
+            else:
+                self.facts[key] = value
+        self.awaiting += ledger.awaiting
+        ledger.entries, ledger.facts, ledger.awaiting = [], [], []
+
+    def sync(self, works: bool = True) -> None:
+        """What waits for the disk is answered."""
+        awaiting, self.awaiting = self.awaiting, []
+        self.deliver([(each.worker, each.reply if works else each.otherwise) for each in awaiting])
+
+    def disk(self, works: bool) -> None:
+        ledger = self.engine.ledger
+        ledger.writing = works
+        if works:
+            for scope in self.engine.unwritten(self.journal().homes):
+                ledger.entries += self.engine.snapshot(scope)
+            self.write()
+
+    def journal(self) -> Recovered:
+        """What recovery makes of all that was written."""
+        replay = Replay(b"", 0.0, self.limits.dedupe_ids_max)
+        for number, entry in enumerate(self.written, start=1):
+            replay.take(number, entry, 1, b"")
+        assert not replay.damage
+        homes = dict.fromkeys(replay.scopes, 1)
+        return Recovered(scopes=replay.scopes, ids=replay.ids(), origins=replay.origins, homes=homes)
+
+    def publish_waiting(self, client: Client, room: str, message: object, level: int, key: str = "") -> int:
+        """As `Client.say`, for an answer that comes later, in `answers`; returns its tag."""
+        tag = self.fresh_tag()
+        prefix = codec.encode({"type": "room_message", "room": room, "message": message, "from": client.user})[:-1]
+        self.send(
+            client.worker, records.Publish(client.conn, tag, client.rights, level, True, False, room, key, prefix)
+        )
+        return tag
+
     def deliver(self, out: list[tuple[int, DownRecord]]) -> None:
+        self.write()
         for slot, record in out:
             received = records.unpack_record(records.type_of(record), records.pack_record(record))
             if slot in self.workers:
@@ -310,7 +381,11 @@ class Node:
 
     def kill_broker(self) -> None:
         """The broker dies and another one starts; the workers are connected but have told it nothing yet."""
-        self.engine = Engine(self.limits, self.now, self._next_epoch, workers=range(max(self.workers, default=-1) + 1))
+        announcing = range(max(self.workers, default=-1) + 1)
+        self.engine = Engine(self.limits, self.now, self._next_epoch, workers=announcing, durable=self.durable)
+        if self.durable:
+            self.engine.restore(self.journal(), dict(self.facts), False, self.now, self.wall)
+            self.write()
         for slot, worker in self.workers.items():
             self.deliver(self.engine.worker_up(slot, worker.generation))
 
@@ -319,7 +394,7 @@ class Node:
         worker = self.workers[slot]
         known: list[UpRecord] = [records.Kept(key, version, value) for key, (version, value) in worker.kept.items()]
         for client in worker.clients.values():
-            known.append(client.attachment())
+            known.append(client.attachment()._replace(inbox=client.inbox_at))
             for name, room in worker.rooms.items():
                 if client.conn in room.members:
                     known.append(records.Restore(client.conn, name, room.epoch, room.offset))

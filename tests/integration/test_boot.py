@@ -27,11 +27,11 @@ def stats(server: RunningServer, *args: str) -> subprocess.CompletedProcess[str]
     return run("stats", "--control-socket", path, *args)
 
 
-def test_the_log_says_where_it_serves_and_what_is_not_there_yet() -> None:
-    with started_server(workers=2, data_dir="./somewhere") as server:
+def test_the_log_says_where_it_serves_and_what_was_recovered(tmp_path: Path) -> None:
+    with started_server(workers=2, data_dir=tmp_path / "made") as server:
         log = server.log_text()
         assert f"serving ws://127.0.0.1:{server.port}  workers=2 pid={server.pid}" in log
-        assert "messages are kept in memory alone: there is no journal yet" in log
+        assert "recovered  scopes=0" in log
         assert "Traceback" not in log
 
 
@@ -73,9 +73,25 @@ def test_what_cannot_start_says_why_in_one_line(args: list[str], code: int, text
 
 def test_a_second_node_on_the_port_is_refused() -> None:
     with started_server(workers=1) as server:
-        done = run("--port", str(server.port))
+        done = run("--port", str(server.port), "--data-dir", "none")
         assert done.returncode == 3
         assert "another process uses the port" in done.stderr
+
+
+def test_a_second_node_on_the_data_directory_is_refused(tmp_path: Path) -> None:
+    with started_server(workers=1, data_dir=tmp_path) as server:
+        done = run("--port", "0", "--data-dir", str(tmp_path))
+        assert done.returncode == 3
+        assert f"data_dir: {tmp_path} is in use by another node" in done.stderr
+        assert server.process.poll() is None
+
+
+def test_a_data_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    tmp_path.joinpath("file").write_text("")
+    done = run("--port", "0", "--data-dir", str(tmp_path / "file" / "data"))
+    assert done.returncode == 2
+    assert "data_dir: " in done.stderr
+    assert "--data-dir none" in done.stderr
 
 
 def test_stats_show_the_node_and_every_process() -> None:

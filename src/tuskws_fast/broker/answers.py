@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tuskws_fast.ipc.records import Level
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.history import paged
 
 # What a page's head may grow by after it was measured: `"more":false`, an empty `"messages":[]`, and the id.
 _PAGE_SLACK = 512
+_LEVELS = {Level.ACCEPTED: "accepted", Level.STORED: "stored", Level.SYNCED: "synced"}
 
 
 class Refused(Exception):
@@ -35,16 +37,16 @@ def presence_ack() -> bytes:
     return b'{"type":"ack"}'
 
 
-def publication_ack(room: str, epoch: str, offset: int, duplicate: bool) -> bytes:
-    fields: dict[str, Any] = {"type": "ack", "room": room, "epoch": epoch, "offset": offset, "level": "accepted"}
+def publication_ack(room: str, epoch: str, offset: int, duplicate: bool, level: Level) -> bytes:
+    fields: dict[str, Any] = {"type": "ack", "room": room, "epoch": epoch, "offset": offset, "level": _LEVELS[level]}
     if duplicate:
         fields["duplicate"] = True
     return codec.encode(fields)
 
 
-def private_ack(offset: int, delivered: int, duplicate: bool) -> bytes:
+def private_ack(offset: int, delivered: int, duplicate: bool, level: Level) -> bytes:
     """`delivered` is -1 where the sender may not know."""
-    fields: dict[str, Any] = {"type": "ack", "offset": offset, "level": "accepted"}
+    fields: dict[str, Any] = {"type": "ack", "offset": offset, "level": _LEVELS[level]}
     if delivered >= 0:
         fields["delivered"] = delivered
         fields["queued"] = delivered == 0

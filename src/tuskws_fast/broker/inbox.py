@@ -1,7 +1,7 @@
 """What workers ask, brought to the engine: a bounded batch of each ring in turn, so that no worker starves another.
 
-The commit point between ordering and fan-out is here: a drained batch is ordered by the engine first, and only what
-`handle` returned is sent. A journal goes between the two.
+A drained batch is ordered by the engine, and what `handle` decided is collected. It is not sent here: the journal comes
+between ordering and telling (`process`).
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ class Inbox:
         self._engine = engine
         self._outbox = outbox
 
-    def drain(self, worker: int, now: float, wall: float) -> bool:
-        """Order what `worker` sent, at most a batch. True: there may be more. Raises `LinkPoisoned`."""
+    def drain(self, worker: int, now: float, wall: float, decided: list[tuple[int, DownRecord]]) -> bool:
+        """Order what `worker` sent, at most a batch, into `decided`. True: there may be more. Raises `LinkPoisoned`."""
         link = self._outbox.links[worker]
         batch = cast(list[UpRecord], link.drain(DRAIN_MAX))
-        decided: list[tuple[int, DownRecord]] = []
         handle = self._engine.handle
         for record in batch:
             if isinstance(record, Recover):
@@ -41,13 +40,12 @@ class Inbox:
                 # A defect of ours must not take every room with it: this record costs what it asked for.
                 self.failed += 1
                 log.exception("a record cannot be handled", extra={"record": type(record).__name__})
-        self._outbox.send(decided)
         return len(batch) >= DRAIN_MAX
 
-    def drain_all(self, worker: int, now: float, wall: float) -> None:
+    def drain_all(self, worker: int, now: float, wall: float, decided: list[tuple[int, DownRecord]]) -> None:
         """Everything that a dead worker had committed: whatever is in its ring was sent by it."""
         try:
-            while self.drain(worker, now, wall):
+            while self.drain(worker, now, wall, decided):
                 pass
         except (LinkPoisoned, KeyError):
             # Its records end where the damage begins, or its link was given up before it died.

@@ -1,4 +1,7 @@
-"""Facts that must outlive the broker while nothing is on disk: every worker holds a copy of each.
+"""Facts that must outlive the broker: in the settings file where there is a data directory, else a copy in each worker.
+
+    with a directory      Fact(key, value) ─▶ storage.settings, before anybody is told      times are Unix time
+    without
 
     broker ── Keep(key, version, value) ──▶ every worker         whenever the fact changes (None: forget it)
     next broker ◀── Kept(key, version, value) ── every worker    the highest version of a key wins
@@ -18,15 +21,17 @@ errs towards closed doors: what comes back is a ban, or a room's settings.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.ledger import Fact
 from tuskws_fast.broker.state import Core, Out, Room
 from tuskws_fast.broker.timers import Timer
 from tuskws_fast.ipc.records import Keep, Kept
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
-from tuskws_fast.rooms.settings import SettingsFault, restored
+from tuskws_fast.rooms.settings import DEFAULT_SETTINGS, SettingsFault, restored
 
 ROOM, BAN, MUTE, INVITE = "room", "ban", "mute", "invite"
 # Far beyond what a broker ever counts to, and far enough below what a record can carry (64 bits) to count on.
@@ -35,6 +40,13 @@ VERSION_MAX = 2**53
 
 def fact_key(kind: str, *parts: str) -> str:
     return "\n".join((kind, *parts))
+
+
+def _timed(value: Any, shift: float) -> Any:
+    """The fact with its time on another clock."""
+    if isinstance(value, dict) and isinstance(value.get("until"), int | float):
+        return {**value, "until": value["until"] + shift}
+    return value
 
 
 class Keeping:
@@ -76,7 +88,15 @@ class Keeping:
                 return
         else:
             self._facts[key] = (self._version, value)
-        self._send(Keep(key, self._version, value), self._core.workers, out)
+        self._tell(key, value, out)
+
+    def _tell(self, key: str, value: Any, out: Out) -> None:
+        """Into the settings file, where there is one; else to every worker."""
+        core = self._core
+        if core.ledger.durable:
+            core.ledger.facts.append(Fact(key, _timed(value, core.wall - core.now)))
+        else:
+            self._send(Keep(key, self._version, value), core.workers, out)
 
     @staticmethod
     def _send(record: Keep, workers: Any, out: Out) -> None:
@@ -108,10 +128,41 @@ class Keeping:
             self.lift(kind, room, user, out)
             self._core.retire(room)
 
+    # -- a restart -------------------------------------------------------------------------------------------------
+
+    def restore(self, facts: Mapping[str, Any]) -> None:
+        """The facts of the settings file. One that is damaged (None) or cannot be understood errs towards closed doors:
+        a room is private, a sanction has no end, an invitation is none."""
+        core = self._core
+        for key, stored in facts.items():
+            self._version += 1
+            value = _timed(stored, core.now - core.wall)
+            try:
+                applied = self._apply(Kept(key, self._version, value))
+            except Refused:
+                core.counters["facts_damaged"] += 1
+                closed = self._closed(key)
+                if closed is None:
+                    continue
+                applied = self._apply(Kept(key, self._version, closed))
+            self._facts[key] = (self._version, applied)
+
+    def _closed(self, key: str) -> Any:
+        kind, *parts = key.split("\n")
+        try:
+            names.room_name(parts[0])
+        except (ValueError, IndexError):
+            return None
+        if kind == ROOM:
+            return {"creator": "", "settings": DEFAULT_SETTINGS.closed().kept()}
+        return {"until": None} if kind in (BAN, MUTE) and len(parts) == 2 else None
+
     # -- a new worker, a new broker --------------------------------------------------------------------------------
 
     def everything(self, worker: int) -> Out:
-        """All facts, for a worker that has just come up."""
+        """All facts, for a worker that has just come up: it keeps them where no file does."""
+        if self._core.ledger.durable:
+            return []
         return [(worker, Keep(key, version, value)) for key, (version, value) in self._facts.items()]
 
     def hear(self, worker: int, record: Kept, announcing: bool, out: Out) -> None:
@@ -175,6 +226,8 @@ class Keeping:
 
     def share(self, out: Out) -> None:
         """All workers have announced themselves: give each the facts that only others knew."""
+        if self._core.ledger.durable:
+            return
         for key, (version, value) in self._facts.items():
             lacking = [worker for worker in self._core.workers if worker not in self._holders.get(key, ())]
             self._send(Keep(key, version, value), lacking, out)

@@ -32,6 +32,12 @@ class EngineLimits:
     history_bytes: int = MIB
     history_bytes_total_max: int = 1024 * MIB
     page_bytes: int = 256 * KIB
+    # inboxes: what is kept until its user confirms it
+    inbox_size: int = 1_000
+    inbox_ttl_s: float = 7 * 86_400.0
+    inbox_bytes: int = MIB
+    # Users without a session for whom messages may wait.
+    inboxes_max: int = 100_000
     # idempotency
     dedupe_window_s: float = 300.0
     dedupe_ids_max: int = 10_000

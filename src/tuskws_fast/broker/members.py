@@ -131,7 +131,7 @@ class Members:
 
     def _admit(self, session: Session, room: Room, wish: Join, may_read: bool, out: Out) -> None:
         core = self._core
-        replay = replay_since(room.history, room.epoch, wish.since, wish.history or 0, core.now)
+        replay = replay_since(room.history, room.epoch, room.base, wish.since, wish.history or 0, core.now)
         if not may_read:
             replay = replay._replace(recovered=None if wish.since is None else False, bodies=[])
         first = self._enter(session, room)
@@ -288,9 +288,25 @@ class Members:
         if room.is_banned(session.person.id, self._core.now):
             out.append((worker, Evict(name, [session.conn], answers.kicked(name, "banned"))))
             return
-        if session.worker not in room.members.workers and record.epoch != room.epoch:
-            out.append((session.worker, Gap(name, room.epoch, 1, room.history.top)))
+        if session.worker not in room.members.workers:
+            self._catch_up(session.worker, room, record, out)
         self._enter(session, room)
+
+    def _catch_up(self, worker: int, room: Room, record: Restore, out: Out) -> None:
+        """What the dead broker had written and not handed to this worker, or that there is a hole."""
+        top = room.history.top
+        if record.epoch == room.epoch and record.offset > top:
+            # It was shown what the journal does not know: these offsets must not mean anything else.
+            self._core.counters["positions_ahead"] += 1
+            self._core.forsake(room, out)
+            self._core.ledger.begin(room)
+        if record.epoch == room.epoch and record.offset == top:
+            return
+        if record.epoch and (record.epoch, record.offset) == (room.previous, room.base):
+            # The epoch began while this worker had not spoken yet: it has missed nothing of the one before.
+            out.append((worker, Gap(room.name, room.epoch, room.base + 1, room.base)))
+            record = record._replace(epoch=room.epoch)
+        self.recover(worker, Recover(room.name, record.epoch, record.offset), out)
 
     def recover(self, worker: int, record: Recover, out: Out) -> None:
         """Give a worker whose ring overran what it missed, a page at a time, or tell it that there is a hole."""
@@ -300,10 +316,11 @@ class Members:
             out.append((worker, Gone(name, answers.room_deleted(name))))
             return
         since = (record.epoch, record.offset)
-        replay = replay_since(room.history, room.epoch, since, 0, self._core.now)
+        replay = replay_since(room.history, room.epoch, room.base, since, 0, self._core.now)
         if not replay.recovered:
             # Where the epoch is another one, nothing that the worker saw is part of this one.
-            first = record.offset + 1 if record.epoch == room.epoch and 0 <= record.offset < room.history.top else 1
+            same = record.epoch == room.epoch and 0 <= record.offset < room.history.top
+            first = record.offset + 1 if same else room.base + 1
             out.append((worker, Gap(name, room.epoch, first, room.history.top)))
             return
         offset = record.offset

@@ -11,7 +11,8 @@ share a room (or the sender has the right `presence`): an offset, and nothing el
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 
 from tuskws_fast.broker import answers
 from tuskws_fast.broker.answers import Refused
@@ -21,6 +22,7 @@ from tuskws_fast.broker.timers import Timer
 from tuskws_fast.ipc.records import (
     CONN_SERVER,
     Attach,
+    Confirm,
     Deliver,
     Detach,
     Level,
@@ -32,9 +34,10 @@ from tuskws_fast.ipc.records import (
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
-from tuskws_fast.rooms.dedupe import inbox_scope
+from tuskws_fast.rooms.dedupe import digest_of, inbox_scope
 from tuskws_fast.rooms.permissions import PRESENCE
 from tuskws_fast.rooms.presence import OFFLINE, STATUSES
+from tuskws_fast.storage.entries import Confirmed, Published
 
 _MODES = frozenset(int(mode) for mode in PresenceMode)
 
@@ -65,11 +68,13 @@ class People:
         person.username = record.username
         if session is None:
             session = Session(record.conn, worker_of(record.conn), person, record.status)
+            session.inbox_at = record.inbox
             core.sessions[record.conn] = session
         self._set_mode(session, record.mode)
         session.status = record.status
         person.sessions[record.conn] = session
         core.offline.pop(person.id, None)
+        core.waiting.pop(person.id, None)
         if silent:
             person.view.merge(person.leases(), core.wall)
             person.view.pushed = person.view.status
@@ -169,67 +174,134 @@ class People:
 
     # -- private messages ------------------------------------------------------------------------------------------
 
-    def send(self, worker: int, record: Private, out: Out) -> bytes:
-        """Order a private message and hand it to all connections of its recipient. Returns the sender's `ack`."""
+    def send(self, record: Private, out: Out) -> tuple[Level, Callable[[Level], bytes]]:
+        """Order a private message and hand it to all connections of its recipient. Returns the sender's `ack`: the
+        level that was reached, and how to say so."""
         core = self._core
         sender = core.session(record.conn).person if record.conn != CONN_SERVER else None
         sender_id = sender.id if sender is not None else ""
-        if record.level > Level.ACCEPTED:
-            core.counters["level_unavailable"] += 1
-            raise Refused(ErrorCode.UNAVAILABLE, "This node cannot store messages")
         try:
             to = names.user_id(record.to)
         except ValueError:
             raise Refused(ErrorCode.BAD_MESSAGE, "Not a user id") from None
-        scope, digest = inbox_scope(to), hash(record.body)
+        recipient = core.person(to)
+        level = self._level(recipient, record.level)
+        origin = core.ledger.origins.get((record.conn, record.tag)) if record.tag else None
+        if origin is not None:
+            return level, partial(answers.private_ack, origin.offset, origin.delivered, False)
+        scope, digest = inbox_scope(to), digest_of(record.body)
         if record.key:
             first = core.dedupe.find(scope, sender_id, record.key, core.now)
             if first is not None:
                 if first.digest != digest:
                     raise Refused(ErrorCode.BAD_MESSAGE, "This id was used for another message")
                 core.counters["duplicates"] += 1
-                return answers.private_ack(first.offset, first.delivered, True)
+                return level, partial(answers.private_ack, first.offset, first.delivered, True)
+        self._check_room_in_inbox(recipient, len(record.body))
         recipient = core.known_person(to)
-        if not recipient.sessions:
-            core.stay_offline(recipient)
         told = sender is None or record.rights & PRESENCE or sender.shares_room_with(recipient)
-        offset, delivered = self._deliver(recipient, record.body, out)
-        if not told:
-            delivered = -1
-        elif recipient.view.status == OFFLINE:
+        live = [session for session in recipient.sessions.values() if not session.lost]
+        delivered = -1 if not told else len(live)
+        if told and recipient.view.status == OFFLINE:
             # Invisible looks as offline does: the message waits for them.
             delivered = 0
+        offset = self._deliver(recipient, live, record, sender_id, delivered, out)
+        if not recipient.sessions:
+            core.stay_offline(recipient)
         if record.key:
             core.dedupe.add(scope, sender_id, record.key, digest, offset, core.now, delivered)
             core.arm_dedupe()
         core.counters["private_messages"] += 1
-        return answers.private_ack(offset, delivered, False)
+        return level, partial(answers.private_ack, offset, delivered, False)
 
-    def _deliver(self, recipient: Person, prefix: bytes, out: Out) -> tuple[int, int]:
-        """Returns the message's offset, and to how many connections it goes now."""
+    def _level(self, recipient: Person | None, wanted: int) -> Level:
+        ledger = self._core.ledger
+        if recipient is not None and recipient.inbox is not None:
+            return ledger.level(recipient.inbox, wanted)
+        # The inbox does not exist yet, and will be stored if anything can be.
+        return ledger.granted(wanted, ledger.writing)
+
+    def _check_room_in_inbox(self, recipient: Person | None, length: int) -> None:
+        """What nobody was sent yet is never dropped for something newer: rather the sender is told."""
+        core, limits = self._core, self._core.limits
+        if core.tally.bytes + length > core.tally.bytes_max and not (recipient is not None and recipient.sessions):
+            core.tally.trimmed += 1
+            raise Refused(ErrorCode.QUEUE_FULL, "Too many messages are kept")
+        if recipient is None or not (recipient.sessions or recipient.id in core.waiting):
+            if len(core.waiting) >= limits.inboxes_max:
+                core.counters["inboxes_max"] += 1
+                raise Refused(ErrorCode.QUEUE_FULL, "Messages wait for too many users")
+            return
+        inbox = recipient.inbox
+        if inbox is None or not inbox.history:
+            return
+        history = inbox.history
+        if history.oldest_offset > inbox.delivered and (
+            len(history) >= limits.inbox_size or history.bytes_kept >= limits.inbox_bytes
+        ):
+            core.counters["inbox_size"] += 1
+            raise Refused(ErrorCode.QUEUE_FULL, "Too many messages wait for this user")
+
+    def _deliver(
+        self, recipient: Person, live: list[Session], record: Private, sender: str, delivered: int, out: Out
+    ) -> int:
+        """Returns the message's offset."""
         core = self._core
         inbox = core.inbox_of(recipient)
-        history = inbox.history
-        body = codec.close_private(prefix, core.wall, history.top + 1)
-        offset = history.append(body, core.now)
+        ledger, history = core.ledger, inbox.history
+        if inbox.stored and not ledger.writing:
+            core.renew(inbox)
+            inbox.stored = False
+        offset = history.top + 1
+        body = codec.close_body(record.body, core.wall, inbox.epoch, offset)
+        history.append(body, core.now)
         core.arm_inbox_sweep(recipient, inbox)
+        if inbox.stored:
+            ledger.entries.append(
+                Published(
+                    inbox.scope,
+                    inbox.epoch,
+                    offset,
+                    core.wall,
+                    record.conn,
+                    record.tag,
+                    sender,
+                    record.key,
+                    len(record.body),
+                    delivered,
+                    body,
+                )
+            )
         by_worker: dict[int, list[int]] = {}
-        delivered = 0
-        for session in recipient.sessions.values():
-            if not session.lost:
-                by_worker.setdefault(session.worker, []).append(session.conn)
-                delivered += 1
+        for session in live:
+            session.inbox_at = offset
+            by_worker.setdefault(session.worker, []).append(session.conn)
         for slot, conns in by_worker.items():
-            out.append((slot, Deliver(conns, body)))
-        if delivered:
+            out.append((slot, Deliver(conns, body, offset)))
+        if live:
             inbox.delivered = offset
-        return offset, delivered
+        return offset
 
     def _deliver_waiting(self, session: Session, out: Out) -> None:
-        """Messages that came while the user had no connection go to the first one, as far as they are kept."""
+        """Whatever nobody confirmed goes to a connection that has not been sent it."""
         inbox: Inbox | None = session.person.inbox
         if inbox is None:
             return
-        for body in inbox.history.last(inbox.history.top - inbox.delivered, self._core.now):
-            out.append((session.worker, Deliver([session.conn], body)))
-        inbox.delivered = inbox.history.top
+        history = inbox.history
+        bodies = history.last(history.top - max(inbox.confirmed, session.inbox_at), self._core.now)
+        first = history.top - len(bodies) + 1
+        for offset, body in enumerate(bodies, start=first):
+            out.append((session.worker, Deliver([session.conn], body, offset)))
+        session.inbox_at = inbox.delivered = history.top
+
+    def confirm(self, session: Session, record: Confirm) -> None:
+        """The user has everything up to an offset: it is not kept any more. Silent, also where it says nothing new."""
+        inbox, offset = session.person.inbox, record.offset
+        if inbox is None or (record.epoch and record.epoch != inbox.epoch):
+            return
+        offset = min(offset, inbox.history.top)
+        if offset > inbox.confirmed:
+            inbox.confirmed = offset
+            inbox.history.confirm(offset)
+            if inbox.stored and self._core.ledger.writing:
+                self._core.ledger.entries.append(Confirmed(inbox.scope, offset))

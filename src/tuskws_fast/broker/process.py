@@ -1,31 +1,39 @@
-"""The broker process: rings in, engine, rings out, and the engine's timers.
+"""The broker process: rings in, engine, journal, rings out, and the engine's timers.
 
-    doorbell ─▶ inbox (a batch of each worker) ─▶ engine ─▶ outbox ─▶ rings, one wake-up a worker
+    doorbell ─▶ inbox (a batch of each worker) ─▶ engine ─▶ journal (one write) ─▶ outbox ─▶ rings, one wake-up a worker
 
-It owns no client and no file. When it dies the supervisor starts another and hands out new links; the workers tell
-the new one what they know. When a worker dies, what it had committed is still ordered, then its sessions are lost
-(their rooms and presence stay for the grace).
+Nothing is told before it is written. It owns no client. When it dies the supervisor starts another, which recovers what
+is in the journal, and hands out new links; the workers tell it what they know and ask again what was not answered.
+When a worker dies, what it had committed is still ordered, then its sessions are lost (their rooms and presence stay
+for the grace).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import secrets
 import time
+from pathlib import Path
 
 import uvloop
 
 from tuskws_fast import logs
 from tuskws_fast.broker.engine import Engine
 from tuskws_fast.broker.inbox import Inbox
+from tuskws_fast.broker.journal import Journal, Place
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.broker.outbox import Outbox
 from tuskws_fast.config import Config
 from tuskws_fast.ipc.link import Link, LinkPoisoned
+from tuskws_fast.ipc.records import DownRecord
 from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import LIMIT_COLUMN, Metric
+from tuskws_fast.storage.directory import boot_id
+from tuskws_fast.storage.faults import files_to_use
+from tuskws_fast.storage.segments import JournalLimits
 from tuskws_fast.supervisor.child import ChildContext
 from tuskws_fast.supervisor.control import Message
 
@@ -34,6 +42,9 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0
 SAFETY_TICK_S = 0.05
 EPOCH_BYTES = 6
+# The journal is as many segments of equal size.
+SEGMENTS = 8
+SEGMENT_BYTES_MIN = 256 * 1024
 
 
 def main(context: ChildContext, config: Config, app: object | None) -> None:
@@ -57,12 +68,24 @@ def engine_limits(config: Config) -> EngineLimits:
         history_bytes=rooms.history_bytes,
         max_room_members=limits.max_room_members,
         max_rooms_per_user=limits.max_rooms_per_user,
+        inbox_size=rooms.inbox_size,
+        inbox_ttl_s=rooms.inbox_ttl,
+        inbox_bytes=rooms.inbox_bytes,
         presence_full_max=rooms.presence_full_max,
         grace_s=config.timeouts.leave_grace,
         dedupe_window_s=rooms.dedupe_window,
         dedupe_ids_max=rooms.dedupe_ids_max,
         dedupe_bytes_max=rooms.dedupe_bytes_max,
     )
+
+
+def journal_place(context: ChildContext, config: Config) -> Place:
+    server = config.server
+    size = server.journal_size
+    limits = JournalLimits(max(size // SEGMENTS, SEGMENT_BYTES_MIN), size, server.journal_age)
+    run = hashlib.blake2b(context.memory.secret, digest_size=16, person=b"journal-run").digest()
+    rooms = config.rooms
+    return Place(Path(server.data_dir), limits, boot_id(), run, rooms.dedupe_window, rooms.dedupe_ids_max)
 
 
 class Broker:
@@ -75,7 +98,13 @@ class Broker:
             lambda: secrets.token_urlsafe(EPOCH_BYTES),
             # Only a successor is told by the workers what they know.
             workers=context.workers if context.generation > 1 else (),
+            durable=config.server.data_dir != "none",
         )
+        self._journal: Journal | None = None
+        if config.server.data_dir != "none":
+            self._journal = Journal(
+                journal_place(context, config), files_to_use(), self._engine, context.counters, loop, self._tell
+            )
         self._outbox = Outbox(self._engine.position, self._give_up)
         self._inbox = Inbox(self._engine, self._outbox)
         self._held: dict[int, tuple[Segment, int]] = {}
@@ -90,8 +119,12 @@ class Broker:
         self._loop.add_reader(self._context.bell, self._on_bell)
         self._loop.call_later(TICK_S, self._tick)
         self._loop.call_later(SAFETY_TICK_S, self._look)
+        if self._journal is not None:
+            self._journal.start(self._context.beat)
         self._context.send("ready")
         await self._done
+        if self._journal is not None:
+            self._journal.close()
         self._context.send("drained")
 
     def _on_control(self, message: Message) -> None:
@@ -117,7 +150,7 @@ class Broker:
         segment = Segment.from_fd(segment_fd)
         self._held[worker] = (segment, peer_bell)
         self._outbox.links[worker] = Link(segment, "broker", self._context.bell, peer_bell)
-        self._outbox.send(self._engine.worker_up(worker, generation))
+        self._release(self._engine.worker_up(worker, generation))
         self._drain()
 
     def _lose(self, worker: int) -> None:
@@ -128,13 +161,15 @@ class Broker:
         now, wall = self._loop.time(), time.time()
         link = self._outbox.links.get(worker)
         if link is not None:
-            self._inbox.drain_all(worker, now, wall)
+            decided: list[tuple[int, DownRecord]] = []
+            self._inbox.drain_all(worker, now, wall, decided)
+            self._release(decided)
             self._outbox.drop_worker(worker)
             link.close()
         segment, peer_bell = held
         segment.close()
         os.close(peer_bell)
-        self._outbox.send(self._engine.worker_lost(worker, now))
+        self._release(self._engine.worker_lost(worker, now))
         self._outbox.flush()
         self._arm()
 
@@ -142,6 +177,21 @@ class Broker:
         self._context.counters.add(Metric.RING_POISONED)
         log.error("the link to a worker is given up", extra={"worker": worker, "reason": reason})
         self._context.send("poisoned", worker=worker, reason=reason)
+
+    # -- what is told ------------------------------------------------------------------------------------------------
+
+    def _release(self, decided: list[tuple[int, DownRecord]]) -> None:
+        """Write what the engine decided; then, and not before, tell it."""
+        if self._journal is None:
+            self._outbox.send(decided)
+            return
+        self._journal.commit()
+        self._outbox.send(decided)
+        self._journal.told()
+
+    def _tell(self, answers: list[tuple[int, DownRecord]]) -> None:
+        self._outbox.send(answers)
+        self._outbox.flush()
 
     # -- the loop's events -------------------------------------------------------------------------------------------
 
@@ -162,12 +212,14 @@ class Broker:
         self._asleep = False
         now, wall = self._loop.time(), time.time()
         more = False
+        decided: list[tuple[int, DownRecord]] = []
         for worker in list(links):
             try:
-                more = self._inbox.drain(worker, now, wall) or more
+                more = self._inbox.drain(worker, now, wall, decided) or more
             except LinkPoisoned as error:
                 self._outbox.drop_worker(worker)
                 self._give_up(worker, str(error))
+        self._release(decided)
         self._outbox.flush()
         self._arm()
         if not more:
@@ -197,7 +249,7 @@ class Broker:
 
     def _on_due(self) -> None:
         self._timer = None
-        self._outbox.send(self._engine.tick(self._loop.time(), time.time()))
+        self._release(self._engine.tick(self._loop.time(), time.time()))
         self._outbox.flush()
         self._arm()
 
@@ -216,5 +268,7 @@ class Broker:
         for metric, value in grown.items():
             counters.add(metric, value - self._flushed.get(metric, 0))
         self._flushed = grown
+        if self._journal is not None:
+            self._journal.tick(self._loop.time())
         self._context.beat()
         self._loop.call_later(TICK_S, self._tick)

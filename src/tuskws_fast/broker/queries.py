@@ -39,7 +39,7 @@ class Queries:
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise Refused(ErrorCode.BAD_MESSAGE, "`limit` must be an integer, not below 0")
         newest = len(room.history) if limit is None else limit
-        replay = replay_since(room.history, room.epoch, since, newest, self._core.now)
+        replay = replay_since(room.history, room.epoch, room.base, since, newest, self._core.now)
         offset = room.history.top
         if since is not None and limit is not None and len(replay.bodies) > limit:
             offset = since[1] + limit

@@ -16,7 +16,7 @@ _TEXT, _NUMBER, _TRUTH, _BYTES = (str,), (int,), (bool,), (bytes,)
 _MAYBE = type(None)
 
 _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
-    records.Attach: (_NUMBER, _TEXT, _TEXT, (list,), _NUMBER, _TEXT),
+    records.Attach: (_NUMBER, _TEXT, _TEXT, (list,), _NUMBER, _TEXT, _NUMBER),
     records.Detach: (_NUMBER, _TRUTH),
     records.Join: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (str, _MAYBE), (tuple, _MAYBE), (int, _MAYBE)),
     records.Leave: (_NUMBER, _NUMBER, _TEXT),
@@ -27,6 +27,7 @@ _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
     records.Restore: (_NUMBER, _TEXT, _TEXT, _NUMBER),
     records.Kept: (_TEXT, _NUMBER, (object,)),
     records.Announced: (_NUMBER,),
+    records.Confirm: (_NUMBER, _TEXT, _NUMBER),
 }
 
 

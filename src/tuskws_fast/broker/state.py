@@ -18,9 +18,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 
 from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.ledger import Ledger, Sequence
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.broker.timers import Timer, Timers
-from tuskws_fast.ipc.records import DownRecord, PresenceMode
+from tuskws_fast.ipc.records import DownRecord, Gap, PresenceMode
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.dedupe import Dedupe, inbox_scope
 from tuskws_fast.rooms.history import History, Tally
@@ -41,8 +42,11 @@ _SWEEP_MIN_S = 1.0
 
 
 class Room:
+    """`base`: the offset after which the epoch began, 0 but after a fault. `stored`: see `ledger`."""
+
     __slots__ = (
         "bans",
+        "base",
         "created",
         "creator",
         "epoch",
@@ -52,9 +56,11 @@ class Room:
         "mutes",
         "name",
         "plain",
+        "previous",
         "settings",
         "stats_at",
         "stats_due",
+        "stored",
         "sweep_at",
         "tries",
     )
@@ -62,6 +68,10 @@ class Room:
     def __init__(self, name: str, epoch: str, history: History) -> None:
         self.name = name
         self.epoch = epoch
+        self.base = 0
+        # The epoch that this one followed in this process: its position at `base` is the beginning of this.
+        self.previous = ""
+        self.stored = False
         self.history = history
         self.members = Membership()
         self.settings = DEFAULT_SETTINGS
@@ -79,6 +89,10 @@ class Room:
         self.stats_due = False
         # Wrong passwords: user → (how many, since when).
         self.tries: dict[str, tuple[int, float]] = {}
+
+    @property
+    def scope(self) -> str:
+        return self.name
 
     def settle(self) -> None:
         """Call after any change of settings or mutes."""
@@ -104,12 +118,20 @@ def _runs(until: float | None, now: float) -> bool:
 
 
 class Inbox:
-    """A user's private messages: a sequence like a room's. `delivered`: up to here some connection was sent them."""
+    """A user's private messages: a sequence like a room's, of which every entry is kept until the user has it.
 
-    __slots__ = ("delivered", "history", "sweep_at")
+    `confirmed`: up to here a client of theirs said so. `delivered`: up to here some connection was sent them.
+    """
 
-    def __init__(self, history: History) -> None:
+    __slots__ = ("base", "confirmed", "delivered", "epoch", "history", "scope", "stored", "sweep_at")
+
+    def __init__(self, user: str, epoch: str, history: History) -> None:
+        self.scope = inbox_scope(user)
+        self.epoch = epoch
+        self.base = 0
+        self.stored = False
         self.history = history
+        self.confirmed = 0
         self.delivered = 0
         self.sweep_at: float | None = None
 
@@ -138,9 +160,12 @@ class Person:
 
 
 class Session:
-    """One connection's identity. `lost`: its socket is gone, its memberships and lease last for the grace."""
+    """One connection's identity. `lost`: its socket is gone, its memberships and lease last for the grace.
 
-    __slots__ = ("conn", "lost", "mode", "person", "rooms", "status", "worker")
+    `inbox_at`: up to this offset the connection was sent its user's inbox.
+    """
+
+    __slots__ = ("conn", "inbox_at", "lost", "mode", "person", "rooms", "status", "worker")
 
     def __init__(self, conn: int, worker: int, person: Person, status: str) -> None:
         self.conn = conn
@@ -149,6 +174,7 @@ class Session:
         self.mode = int(PresenceMode.NONE)
         self.status = status
         self.rooms: dict[str, Room] = {}
+        self.inbox_at = 0
         self.lost = False
 
 
@@ -166,8 +192,11 @@ class Shard:
 class Core:
     """The tables, and the few operations on them that keep each table true to the others."""
 
-    def __init__(self, limits: EngineLimits, now: float, epoch_source: Callable[[], str]) -> None:
+    def __init__(
+        self, limits: EngineLimits, now: float, epoch_source: Callable[[], str], durable: bool = False
+    ) -> None:
         self.limits = limits
+        self.ledger = Ledger(durable)
         self.now = now
         self.wall = 0.0
         self.epoch_source = epoch_source
@@ -191,6 +220,8 @@ class Core:
         # People without a session, longest away first: user → when to forget them.
         self.offline: OrderedDict[str, float] = OrderedDict()
         self.offline_armed = False
+        # People without a session for whom messages wait.
+        self.waiting: dict[str, None] = {}
         self.room_count = 0
         self.member_count = 0
         # How often each limit was hit, and each kind of record refused.
@@ -206,11 +237,30 @@ class Core:
 
     def new_room(self, name: str) -> Room:
         """An empty public room; it does not exist yet, and `check_room_count` was asked."""
-        room = Room(name, self.epoch_source(), self._history())
+        room = self.add_room(name, self.epoch_source())
+        self.ledger.begin(room)
+        return room
+
+    def add_room(self, name: str, epoch: str) -> Room:
+        room = Room(name, epoch, self._history())
         shard = self.shard_of(name)
         shard.rooms[name] = shard.public[name] = room
         self.room_count += 1
         return room
+
+    def renew(self, sequence: Sequence) -> None:
+        """Another epoch from the next publication on: what a client remembers of this one proves nothing any more."""
+        sequence.epoch = self.epoch_source()
+        sequence.base = sequence.history.top
+
+    def forsake(self, room: Room, out: Out) -> None:
+        """The next publication will not be written: it begins an epoch of its own (see `ledger`), and who is in the
+        room hears of it. Nothing is missing: the gap is empty."""
+        room.previous = room.epoch
+        self.renew(room)
+        room.stored = False
+        for worker in room.members.workers:
+            out.append((worker, Gap(room.name, room.epoch, room.base + 1, room.base)))
 
     def check_room_count(self) -> None:
         if self.room_count >= self.limits.rooms_max:
@@ -229,7 +279,13 @@ class Core:
         limits = self.limits
         size = limits.history_size if settings.history_size is None else settings.history_size
         ttl_s = limits.history_ttl_s if settings.history_ttl is None else settings.history_ttl
+        kept = room.history.keeps
         room.history.configure(size, ttl_s, limits.history_bytes, self.now)
+        if kept and not room.history.keeps:
+            # Offsets given from now on are written nowhere.
+            self.ledger.end(room)
+        elif room.history.keeps and not kept:
+            self.ledger.begin(room)
         room.sweep_at = None
         self.arm_room_sweep(room)
 
@@ -240,6 +296,7 @@ class Core:
         shard.public.pop(room.name, None)
         room.history.clear()
         self.dedupe.forget(room.name)
+        self.ledger.end(room)
         self.room_count -= 1
 
     def retire(self, room: Room) -> None:
@@ -263,7 +320,13 @@ class Core:
         return person
 
     def stay_offline(self, person: Person) -> None:
-        """Remember a person without a session for a while from now on, within the bound on such people."""
+        """Remember a person without a session: for a while from now on, within the bound on such people; or for as long
+        as messages wait for them."""
+        if person.inbox is not None and person.inbox.history:
+            self.offline.pop(person.id, None)
+            self.waiting[person.id] = None
+            return
+        self.waiting.pop(person.id, None)
         until = self.now + max(self.limits.offline_ttl_s, self.limits.history_ttl_s)
         self.offline[person.id] = until
         self.offline.move_to_end(person.id)
@@ -291,10 +354,18 @@ class Core:
         if person.inbox is not None:
             person.inbox.history.clear()
             self.dedupe.forget(inbox_scope(user))
+            self.ledger.end(person.inbox)
 
     def inbox_of(self, person: Person) -> Inbox:
         if person.inbox is None:
-            person.inbox = Inbox(self._history())
+            person.inbox = self.add_inbox(person, self.epoch_source())
+            self.ledger.begin(person.inbox)
+        return person.inbox
+
+    def add_inbox(self, person: Person, epoch: str) -> Inbox:
+        limits = self.limits
+        history = History(self.tally, limits.inbox_size, limits.inbox_ttl_s, limits.inbox_bytes)
+        person.inbox = Inbox(person.id, epoch, history)
         return person.inbox
 
     def session(self, conn: int) -> Session:
@@ -341,6 +412,8 @@ class Core:
             inbox.sweep_at = None
             inbox.history.trim(self.now)
             self.arm_inbox_sweep(person, inbox)
+            if person.id in self.waiting and not inbox.history:
+                self.stay_offline(person)
 
     def arm_dedupe(self) -> None:
         """Make sure that idempotency entries go when their window is over (a second late: one timer for many)."""

@@ -20,6 +20,7 @@ class Timer(IntEnum):
     SANCTION = 7  # key: fact         a ban or mute is over
     OFFLINE = 8  # key: ""            forget users that stayed away
     ANNOUNCE = 9  # key: ""           stop waiting for workers to announce themselves
+    ORIGINS = 10  # key: ""           forget which commands the broker before this one carried out
 
 
 class Timers:

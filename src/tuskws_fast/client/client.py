@@ -17,6 +17,7 @@ socket, and thousands of publications sent again cannot stop the reading of thei
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import secrets
 import time
@@ -44,6 +45,7 @@ PATIENCE_S = 3.0
 _MOVED = frozenset({CloseCode.GOING_AWAY, CloseCode.RESTART, CloseCode.DRAINED})
 FRAME_BYTES_MAX = 16 * 1024 * 1024
 REFRESH_BEFORE_S = 30.0
+CONFIRM_EVERY_S = 0.5
 # Answers to an upgrade that stay the same however often one asks.
 _REFUSALS = frozenset({400, 401, 403, 404, 426})
 
@@ -89,7 +91,8 @@ class Client:
         }
         self._connection: ClientConnection | None = None
         self._answers: dict[CommandId, asyncio.Future[Message]] = {}
-        self._pushes = Pushes()
+        self._pushes = Pushes(self._on_done)
+        self._confirming = False
         self._outgoing: deque[str] = deque()
         self._to_write = asyncio.Event()
         self._up = asyncio.Event()
@@ -118,6 +121,7 @@ class Client:
         """A clean end: memberships and presence end at once."""
         self._closing = True
         if self._connection is not None:
+            await self._confirm_last(self._connection)
             await self._connection.close(CloseCode.NORMAL)
         if self._task is not None:
             self._task.cancel()
@@ -359,6 +363,23 @@ class Client:
             self._later(step.resume_after_s, lambda: self._send(*self.state.resume()))
         for push in step.pushes:
             await self._pushes.put(push)
+
+    def _on_done(self, push: Message) -> None:
+        """The application has a push. Private messages are confirmed, at most twice a second: the server keeps them
+        until then."""
+        if self.state.deal_with(push) and not self._confirming:
+            self._confirming = True
+            self._later(CONFIRM_EVERY_S, self._confirm)
+
+    def _confirm(self) -> None:
+        self._confirming = False
+        self._send(*self.state.confirmation())
+
+    async def _confirm_last(self, connection: ClientConnection) -> None:
+        """What would be confirmed a moment later, or the next client of this user would be sent it again."""
+        for command in self.state.confirmation():
+            with contextlib.suppress(ConnectionClosed):
+                await connection.send(_text(command))
 
     def _resolve(self, step: Step) -> None:
         for command_id, message in step.answers:

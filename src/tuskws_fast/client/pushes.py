@@ -21,7 +21,10 @@ Callback = Callable[[Message], object]
 
 
 class Pushes:
-    def __init__(self) -> None:
+    """`done(push)` is called when the application has dealt with it: callbacks have returned, or it asks for more."""
+
+    def __init__(self, done: Callable[[Message], None]) -> None:
+        self._done = done
         self._callbacks: dict[str, list[Callback]] = {}
         self._queue: deque[Message] = deque()
         self._iterators = 0
@@ -37,6 +40,7 @@ class Pushes:
         for callback in callbacks:
             await _call(callback, push)
         if callbacks:
+            self._done(push)
             return
         while self._iterators and len(self._queue) >= PUSHES_QUEUED_MAX:
             self._drained.clear()
@@ -60,6 +64,7 @@ class Pushes:
                     push = self._queue.popleft()
                     self._drained.set()
                     yield push
+                    self._done(push)
                 if self._ended:
                     return
                 self._came.clear()

@@ -8,6 +8,8 @@ No sockets, no clock, no tasks: messages in, a `Step` out (answers, pushes for t
     outbox      publications keep their string id until they are answered, and are sent again with the same id on the
                 next connection: the server knows the id, so that again is not twice. A refusal that names a time
                 (`retry_after`) holds all of them back for that long.
+    inbox       private messages have a position too. What was given to the application already is dropped when it comes
+                again, and what it has dealt with is confirmed, so that the server can let go of it.
     joins       a room is wanted from `join` to `leave`. A new connection joins all of them first, with `since`; the
                 outbox follows when the last join is answered, because only a member may publish.
 
@@ -127,6 +129,9 @@ class ClientState:
         self._unanswered: set[CommandId] = set()  # of those, the ones the application waits for
         self._replays: dict[CommandId, Replay] = {}
         self._fetches: dict[CommandId, str] = {}
+        # The last private message that the application was given, and the last that it has dealt with.
+        self._inbox: tuple[str, int] = ("", 0)
+        self._dealt_with: tuple[str, int] | None = None
 
     def next_id(self) -> int:
         self._numbers += 1
@@ -215,6 +220,28 @@ class ClientState:
             command["history"] = room.history
         return command
 
+    # -- private messages ------------------------------------------------------------------------------------------
+
+    def _on_private_message(self, message: Message, step: Step) -> None:
+        epoch, offset = str(message["epoch"]), int(message["offset"])
+        if epoch == self._inbox[0] and offset <= self._inbox[1]:
+            return
+        self._inbox = (epoch, offset)
+        step.pushes.append(message)
+
+    def deal_with(self, push: Message) -> bool:
+        """The application has `push`. True: there is something to confirm."""
+        if push["type"] == "private_message" and "epoch" in push:
+            self._dealt_with = (push["epoch"], push["offset"])
+        return self._dealt_with is not None
+
+    def confirmation(self) -> list[Message]:
+        """What to send for all that was dealt with since the last time."""
+        if self._dealt_with is None:
+            return []
+        (epoch, offset), self._dealt_with = self._dealt_with, None
+        return [{"type": "ack", "inbox": True, "epoch": epoch, "offset": offset}]
+
     # -- messages ----------------------------------------------------------------------------------------------------
 
     def receive(self, message: Message) -> Step:
@@ -230,6 +257,9 @@ class ClientState:
             self._on_reply(command_id, message, step)
             return
         kind = message.get("type")
+        if kind == "private_message" and "epoch" in message:
+            self._on_private_message(message, step)
+            return
         room = self.rooms.get(message.get("room", ""))
         if room is None or room.epoch is None:
             step.pushes.append(message)

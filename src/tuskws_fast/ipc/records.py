@@ -52,6 +52,7 @@ class UpType(IntEnum):
     RESTORE = 10
     KEPT = 11
     ANNOUNCED = 12
+    CONFIRM = 13
 
 
 class DownType(IntEnum):
@@ -94,7 +95,8 @@ class PresenceMode(IntEnum):
 class Attach(NamedTuple):
     """A session has an identity now (guest at open, user after auth), or changed `username`, `roles`, `mode`.
 
-    Idempotent. `status` is this connection's presence; it is also how a worker re-announces its leases to a new broker.
+    Idempotent. `status` is this connection's presence; it is also how a worker re-announces its leases to a new broker:
+    then `inbox` is the offset up to which the connection was sent its user's private messages.
     """
 
     conn: int
@@ -103,6 +105,7 @@ class Attach(NamedTuple):
     roles: list[str]
     mode: int
     status: str
+    inbox: int = 0
 
 
 class Detach(NamedTuple):
@@ -208,6 +211,14 @@ class Kept(NamedTuple):
     value: Any
 
 
+class Confirm(NamedTuple):
+    """The user of `conn` has everything in its inbox up to `offset` (of `epoch`, where it says so). No answer."""
+
+    conn: int
+    epoch: str
+    offset: int
+
+
 class Announced(NamedTuple):
     """The worker has told the new broker all it knows."""
 
@@ -279,10 +290,11 @@ class Presence(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """`body` for exactly these connections (private messages)."""
+    """`body` for exactly these connections: a private message, which has this offset in their user's inbox."""
 
     conns: list[int]
     body: bytes
+    offset: int
 
 
 class Evict(NamedTuple):
@@ -341,7 +353,9 @@ class AllPush(NamedTuple):
     body: bytes
 
 
-UpRecord = Attach | Detach | Join | Leave | Publish | Private | Call | All | Recover | Restore | Kept | Announced
+UpRecord = (
+    Attach | Detach | Join | Leave | Publish | Private | Call | All | Recover | Restore | Kept | Announced | Confirm
+)
 DownRecord = (
     Reply
     | Joined
@@ -385,6 +399,7 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     UpType.RESTORE: (Restore, ()),
     UpType.KEPT: (Kept, ()),
     UpType.ANNOUNCED: (Announced, ()),
+    UpType.CONFIRM: (Confirm, ()),
     DownType.REPLY: (Reply, (3,)),
     DownType.JOINED: (Joined, (5,)),
     DownType.LEFT: (Left, (3,)),

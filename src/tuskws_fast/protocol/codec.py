@@ -58,11 +58,6 @@ def close_body(prefix: bytes, timestamp: float, epoch: str, offset: int) -> byte
     return b'%b,"timestamp":%b,"epoch":"%b","offset":%d}' % (prefix, _seconds(timestamp), epoch.encode(), offset)
 
 
-def close_private(prefix: bytes, timestamp: float, offset: int) -> bytes:
-    """As `close_body`, for a private message (an inbox has no epoch that a client could use)."""
-    return b'%b,"timestamp":%b,"offset":%d}' % (prefix, _seconds(timestamp), offset)
-
-
 def with_messages(head: bytes, messages: list[bytes]) -> bytes:
     """The encoded object `head` with `"messages": […]` appended; the entries are encoded pushes already."""
     return b'%b,"messages":[%b]}' % (head[:-1], b",".join(messages))

@@ -368,7 +368,12 @@ COMMANDS: Mapping[str, Command] = {
     "ban": Command(_MODERATION),
     "mute": Command(_MODERATION),
     "ack": Command(
-        (Field("room", ROOM, False), Field("inbox", TRUE, False), Field("offset", OFFSET)),
+        (
+            Field("room", ROOM, False),
+            Field("inbox", TRUE, False),
+            Field("epoch", EPOCH, False),
+            Field("offset", OFFSET),
+        ),
         None,
         one_of=("room", "inbox"),
     ),

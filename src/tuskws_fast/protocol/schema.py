@@ -144,7 +144,7 @@ _PUSHES: Mapping[str, tuple[dict[str, Schema], dict[str, Schema]]] = {
         {"epoch": _STRING, "ref": _STRING},
     ),
     "private_message": (
-        {"from": _STRING, "message": _ANY, "timestamp": _TIME, "offset": _OFFSET},
+        {"from": _STRING, "message": _ANY, "timestamp": _TIME, "epoch": _STRING, "offset": _OFFSET},
         {"ref": _STRING},
     ),
     "presence_update": (

@@ -56,6 +56,11 @@ class History:
         """When the oldest kept entry was appended."""
         return self._entries[0][0] if self._entries else None
 
+    @property
+    def oldest_offset(self) -> int:
+        """Of the oldest entry that is kept; where none is, the next one's."""
+        return self.top - len(self._entries) + 1
+
     def append(self, body: bytes, now: float) -> int:
         """Give `body` the next offset, and keep it as long as the bounds allow. Returns the offset."""
         self.top += 1
@@ -73,6 +78,17 @@ class History:
             while entries and tally.bytes > tally.bytes_max:
                 self._drop_oldest()
         return self.top
+
+    def fill(self, entries: Sequence[tuple[float, bytes]], now: float) -> None:
+        """What an empty history kept before a restart; the last has offset `top`."""
+        for at, body in entries:
+            self._entries.append((at, body))
+            self._bytes += len(body)
+            self._tally.bytes += len(body)
+        self.trim(now)
+        while self._entries and self._tally.bytes > self._tally.bytes_max:
+            self._tally.trimmed += 1
+            self._drop_oldest()
 
     def trim(self, now: float) -> None:
         """Drop what is over a bound, or too old at `now`."""
@@ -105,6 +121,21 @@ class History:
         """New bounds, effective at once."""
         self._size, self._ttl_s, self._bytes_max = size, ttl_s, bytes_max
         self.trim(now)
+
+    def entries(self, now: float) -> list[tuple[float, bytes]]:
+        """All that is kept, as (when, body), the last of which has offset `top`: for a journal."""
+        self.trim(now)
+        return list(self._entries)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is ever kept."""
+        return self._size > 0
+
+    def confirm(self, offset: int) -> None:
+        """Nobody will ask for what came up to `offset` again."""
+        while self._entries and self.top - len(self._entries) < offset:
+            self._drop_oldest()
 
     def clear(self) -> None:
         """Forget all entries (the sequence goes on): call before letting go of a history, for the tally's sake."""

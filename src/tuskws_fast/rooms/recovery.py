@@ -27,11 +27,14 @@ class Replay(NamedTuple):
     bodies: list[bytes]
 
 
-def replay_since(history: History, epoch: str, since: tuple[str, int] | None, newest: int, now: float) -> Replay:
-    """The replay for `since`; without one, the `newest` last publications and no verdict."""
+def replay_since(
+    history: History, epoch: str, base: int, since: tuple[str, int] | None, newest: int, now: float
+) -> Replay:
+    """The replay for `since`; without one, the `newest` last publications and no verdict. The epoch began after offset
+    `base`: what is kept from before it belongs to another."""
     if since is None:
         return Replay(None, history.last(newest, now) if newest > 0 else [])
-    if since[0] != epoch:
+    if since[0] != epoch or since[1] < base:
         return Replay(False, [])
     bodies = history.replay(since[1], now)
     return Replay(False, []) if bodies is None else Replay(True, bodies)

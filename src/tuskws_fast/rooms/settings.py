@@ -73,6 +73,10 @@ class RoomSettings:
         salt, _, expected = self.password.partition("$")
         return hmac.compare_digest(_digest(password or "", bytes.fromhex(salt)), bytes.fromhex(expected))
 
+    def closed(self) -> RoomSettings:
+        """The same, for invited users and those whose claims say so."""
+        return replace(self, public=False)
+
     def kept(self) -> dict[str, Any]:
         """As plain values, the password's hash included: for the workers' keeping, never for a client."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

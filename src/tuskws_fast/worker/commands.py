@@ -24,7 +24,7 @@ from tuskws_fast.protocol.codes import CloseCode, ErrorCode
 from tuskws_fast.rooms.permissions import NO_GRANTS, PRESENCE
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.limits import Limits
-from tuskws_fast.worker.outbox import Outbox
+from tuskws_fast.worker.outbox import BROKER_AWAY_S, Outbox
 from tuskws_fast.worker.session import Session
 
 if TYPE_CHECKING:
@@ -225,6 +225,7 @@ class Commands:
             self.hub.leave(session.connection, room)
             session.reply(codec.encode({"type": "room_left", "room": room}))
         session.rooms = set()
+        session.inbox_at = 0
         session.is_guest = False
         if session in self._unannounced:
             self._unannounced.discard(session)
@@ -243,7 +244,13 @@ class Commands:
         self._unannounced.discard(session)
         self.outbox.send(
             records.Attach(
-                session.number, session.user, session.username, list(session.roles), session.mode, session.status
+                session.number,
+                session.user,
+                session.username,
+                list(session.roles),
+                session.mode,
+                session.status,
+                session.inbox_at,
             )
         )
 
@@ -410,7 +417,10 @@ class Commands:
             session.connection.close(CloseCode.AUTH_FAILED, b"authentication failed")
 
     def _confirm(self, session: Session, command: Command, command_id: CommandId) -> None:
-        """Delivery confirmation has no reply; nobody can ask for a receipt of it in this version."""
+        """Delivery confirmation has no reply. An inbox lets go of what was confirmed; of a room's messages nobody can
+        ask for a receipt in this version."""
+        if "inbox" in command:
+            self.outbox.send(records.Confirm(session.number, command.get("epoch", ""), command["offset"]))
 
     def _resume(self, session: Session, command: Command, command_id: CommandId) -> None:
         session.refuse(ErrorCode.UNAVAILABLE, command_id, "Sessions cannot be resumed in this version; join again")
@@ -429,7 +439,10 @@ class Commands:
                 self.attach(session)
             return True
         session.refuse(
-            ErrorCode.UNAVAILABLE, command_id, "The server is recovering from a fault; try again", retry_after=1.0
+            ErrorCode.UNAVAILABLE,
+            command_id,
+            "The server is recovering from a fault; try again",
+            retry_after=BROKER_AWAY_S,
         )
         return False
 
@@ -439,7 +452,7 @@ class Commands:
         if body is None:
             return
         quiet = command_id is None
-        self.outbox.send(
+        self.outbox.ask(
             records.Publish(
                 session.number,
                 0 if quiet else self.outbox.expect(session, command_id),
@@ -459,7 +472,7 @@ class Commands:
         if body is None:
             return
         quiet = command_id is None
-        self.outbox.send(
+        self.outbox.ask(
             records.Private(
                 session.number,
                 0 if quiet else self.outbox.expect(session, command_id),
@@ -503,7 +516,7 @@ class Commands:
         if not self._reachable(session, command_id):
             return
         since = command.get("since")
-        self.outbox.send(
+        self.outbox.ask(
             records.Join(
                 session.number,
                 self.outbox.expect(session, command_id, always=True),
@@ -519,7 +532,7 @@ class Commands:
     def _leave_room(self, session: Session, command: Command, command_id: CommandId) -> None:
         if self._reachable(session, command_id):
             tag = self.outbox.expect(session, command_id, always=True)
-            self.outbox.send(records.Leave(session.number, tag, command["room"]), session)
+            self.outbox.ask(records.Leave(session.number, tag, command["room"]), session)
 
     def _presence(self, session: Session, command: Command, command_id: CommandId) -> None:
         if self._call(session, command_id, "presence", {"status": command["status"]}):

@@ -102,6 +102,11 @@ class Hub:
         if not room.members:
             del self.rooms[name]
 
+    def forget_recovery(self) -> None:
+        """The broker that was asked for history is dead; its successor is told every room's position."""
+        for room in self.rooms.values():
+            room.recovering = False
+
     def drop_room(self, name: str) -> dict[Connection, None]:
         """Forget the room; returns who was in it."""
         room = self.rooms.pop(name, None)

@@ -154,9 +154,10 @@ class Inbox:
     def _deliver(self, record: records.Deliver) -> None:
         targets: dict[Connection, None] = {}
         for conn in record.conns:
-            connection = self._connection(conn)
-            if connection is not None:
-                targets[connection] = None
+            session = self._sessions.get(conn)
+            if session is not None:
+                session.inbox_at = record.offset
+                targets[session.connection] = None
         self._hub.send_to(targets, self._shown(record.body))
 
     def _evict(self, record: records.Evict) -> None:

@@ -1,8 +1,9 @@
 """A worker's way to the broker: records out, and the answers that are still owed for them.
 
-Every command that the broker decides gets a tag; the answer brings it back. A tag lives until its answer, or until the
-broker dies: then each waiting client is told `unavailable`. It may repeat; whether the dead broker had published is
-not known, and its successor does not know the ids of before.
+Every command that the broker decides gets a tag; the answer brings it back. When the broker dies, what was asked and
+not answered depends on the journal. With one, publications, joins and leaves are asked of its successor again, which
+knows by connection and tag what the dead one carried out. Without one, and for all other commands, each waiting client
+is told `unavailable` and may repeat: whether it was done is not known.
 
 Nothing is lost on the way up. When the ring is full the link keeps what was sent in its overflow, and the connections
 whose commands met a full ring are not read from until it has drained: back-pressure goes to those who publish.
@@ -15,11 +16,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from tuskws_fast.ipc.link import Link, LinkOverrun, LinkPoisoned
-from tuskws_fast.ipc.records import UpRecord
+from tuskws_fast.ipc.records import Join, Leave, Private, Publish, UpRecord
 from tuskws_fast.protocol.codes import ErrorCode, error_body
 
 if TYPE_CHECKING:
     from tuskws_fast.worker.session import Session
+
+
+# When to try again without a broker: the next one is there in a quarter of a second, if all is well.
+BROKER_AWAY_S = 0.25
 
 
 class Pending(NamedTuple):
@@ -32,10 +37,19 @@ class Pending(NamedTuple):
 
 
 class Outbox:
-    """`give_up(reason)` is called when the link cannot be used any more; the broker's replacement brings another."""
+    """`give_up(reason)` is called when the link cannot be used any more; the broker's replacement brings another.
 
-    def __init__(self, call_soon: Callable[..., object], give_up: Callable[[str], None]) -> None:
+    `asks_again`: a broker knows what the one before it carried out.
+    """
+
+    def __init__(
+        self, call_soon: Callable[..., object], give_up: Callable[[str], None], asks_again: bool = False
+    ) -> None:
         self.link: Link | None = None
+        self.asked_again = 0
+        self._asks_again = asks_again
+        # What was sent and not answered yet, as far as it can be asked again, in the order in which it was sent.
+        self._asked: dict[int, Publish | Private | Join | Leave] = {}
         self._call_soon = call_soon
         self._give_up = give_up
         self._scheduled = False
@@ -62,7 +76,22 @@ class Outbox:
 
     def answered(self, tag: int, last: bool = True) -> Pending | None:
         """Who waits for `tag`; None when it is gone meanwhile. A `last` answer ends the wait."""
-        return self._pending.pop(tag, None) if last else self._pending.get(tag)
+        if not last:
+            return self._pending.get(tag)
+        self._asked.pop(tag, None)
+        return self._pending.pop(tag, None)
+
+    def ask(self, record: Publish | Private | Join | Leave, session: Session | None = None) -> None:
+        """As `send`, for what a broker's death may not end."""
+        if self._asks_again and record.tag:
+            self._asked[record.tag] = record
+        self.send(record, session)
+
+    def ask_again(self) -> None:
+        """A new broker has been told who is here: bring it what the dead one did not answer."""
+        self.asked_again += len(self._asked)
+        for record in list(self._asked.values()):
+            self.send(record)
 
     def send(self, record: UpRecord, session: Session | None = None) -> None:
         """Queue `record`; all of a loop turn leave together. `session` is held back if the ring is full."""
@@ -105,12 +134,16 @@ class Outbox:
         self._held.discard(session)
 
     def disconnect(self) -> None:
-        """The broker died: every open question is answered `unavailable`."""
+        """The broker died: every question that cannot be asked again is answered `unavailable`."""
         if self.link is not None:
             self.link.close()
         self.link = None
-        pending, self._pending = self._pending, {}
-        body = error_body(ErrorCode.UNAVAILABLE, "The server is recovering from a fault; try again", retry_after=1.0)
+        pending = {tag: waiting for tag, waiting in self._pending.items() if tag not in self._asked}
+        for tag in pending:
+            del self._pending[tag]
+        body = error_body(
+            ErrorCode.UNAVAILABLE, "The server is recovering from a fault; try again", retry_after=BROKER_AWAY_S
+        )
         for waiting in pending.values():
             if waiting.future is not None:
                 if not waiting.future.done():

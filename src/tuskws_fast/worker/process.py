@@ -6,9 +6,9 @@
 
     control socket      a new link (first start, or the broker died), a neighbour's listener, drain, reload
 
-When the broker dies, clients stay: commands that wait are answered `unavailable`, and when the supervisor hands over
-the link to its successor the worker tells that one everything it knows: identities, memberships with the position
-each room had reached here, and the facts it was given to keep.
+When the broker dies, clients stay. When the supervisor hands over the link to its successor the worker tells that one
+everything it knows: identities, memberships with the position each room had reached here, and the facts it was given
+to keep; then it asks again what was not answered (see `outbox`).
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class Worker:
             echo = Echo(echo_lane, self._limits, limits.echo_max_connections)
         # An echo is there to measure with: those go first.
         self._guard = MemoryGuard(limits.worker_memory_max, [each.point for each in reversed(self._lanes)])
-        self._outbox = Outbox(self._poller.call_soon, self._give_up)
+        self._outbox = Outbox(self._poller.call_soon, self._give_up, config.server.data_dir != "none")
         self._hub = Hub(time.time, self._ask_recovery, performance.room_tick, self._loop.call_later, time.monotonic)
         self._inbox = Inbox(
             self._hub, self._outbox, self._sessions, self._watchers, time.time, config.security.escape_html
@@ -413,6 +413,7 @@ class Worker:
     def _announce(self) -> None:
         """Tell a broker that knows nothing yet who is here; what it already knew of us died with its predecessor."""
         outbox = self._outbox
+        self._hub.forget_recovery()
         for key, (version, value) in self._inbox.kept.items():
             outbox.send(records.Kept(key, version, value))
         for session in self._sessions.values():
@@ -422,6 +423,7 @@ class Worker:
                     room = self._hub.rooms[name]
                     outbox.send(records.Restore(session.number, name, room.epoch, room.offset))
         outbox.send(records.Announced(self._context.slot))
+        outbox.ask_again()
         outbox.flush()
 
     def _ask_recovery(self, room: str, epoch: str, offset: int) -> None:

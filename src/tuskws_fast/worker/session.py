@@ -52,6 +52,7 @@ class Session:
         "expires_at",
         "faults",
         "grants",
+        "inbox_at",
         "is_guest",
         "last_command",
         "look_at",
@@ -94,6 +95,8 @@ class Session:
         self.expires_at: float | None = None
         self.status = "online"
         self.mode = int(PresenceMode.ROOMS)
+        # Up to this offset the user's private messages were handed to this connection.
+        self.inbox_at = 0
         self.rooms: set[str] = _NO_ROOMS
         self.rate_key = 0
         # Strangers and guests pay from their address's rate too; 0 = this one does not.

@@ -1,6 +1,7 @@
 """Pages: small enough, complete, in order, and marked only where there are several."""
 
 from tuskws_fast.broker import answers
+from tuskws_fast.ipc.records import Level
 from tuskws_fast.protocol import codec
 
 HEAD = {"type": "room_joined", "room": "chat"}
@@ -27,11 +28,12 @@ def test_a_page_has_room_for_the_id_of_its_command() -> None:
 
 
 def test_a_private_ack_tells_nothing_to_whom_it_must_not() -> None:
-    assert codec.decode(answers.private_ack(3, -1, False)) == {"type": "ack", "offset": 3, "level": "accepted"}
-    assert codec.decode(answers.private_ack(3, 0, True)) == {
+    hidden = codec.decode(answers.private_ack(3, -1, False, Level.ACCEPTED))
+    assert hidden == {"type": "ack", "offset": 3, "level": "accepted"}
+    assert codec.decode(answers.private_ack(3, 0, True, Level.STORED)) == {
         "type": "ack",
         "offset": 3,
-        "level": "accepted",
+        "level": "stored",
         "delivered": 0,
         "queued": True,
         "duplicate": True,

@@ -177,6 +177,7 @@ def test_a_private_message_reaches_every_connection_of_its_recipient_alone(node:
         "message": {"text": "hi"},
         "from": "alice",
         "timestamp": node.wall,
+        "epoch": "e2",
         "offset": 1,
     }
     assert bob.take("private_message") == bob_tab.take("private_message") == [expected]
@@ -213,21 +214,65 @@ def test_the_permission_shows_what_became_of_a_message(node: Node) -> None:
     }
 
 
-def test_a_queued_message_arrives_with_the_first_connection_and_once(node: Node) -> None:
+def test_a_message_waits_until_it_is_confirmed(node: Node) -> None:
     alice = node.connect("alice")
     for n in range(3):
         alice.tell("bob", n)
     bob = node.connect("bob", worker=1)
     assert [push["message"] for push in bob.take("private_message")] == [0, 1, 2]
-    assert node.connect("bob").take("private_message") == []
+    bob.confirm(2)
+    bob.attach(status="away")
+    assert bob.take("private_message") == []
+    bob.close()
+    assert [push["message"] for push in node.connect("bob").take("private_message")] == [2]
 
 
-def test_what_one_connection_was_sent_does_not_wait_for_the_next(node: Node) -> None:
+def test_confirming_is_cumulative_and_never_goes_back(node: Node) -> None:
+    alice, bob = node.connect("alice"), node.connect("bob")
+    for n in range(5):
+        alice.tell("bob", n)
+    bob.confirm(4)
+    bob.confirm(1)
+    assert [push["message"] for push in node.connect("bob").take("private_message")] == [4]
+    bob.confirm(99)
+    alice.tell("bob", 5)
+    assert [push["message"] for push in node.connect("bob").take("private_message")] == [5]
+
+
+def test_confirmation_of_another_epoch_says_nothing(node: Node) -> None:
     alice, bob = node.connect("alice"), node.connect("bob")
     alice.tell("bob", "hi")
-    assert len(bob.take("private_message")) == 1
-    bob.close()
-    assert node.connect("bob").take("private_message") == []
+    bob.confirm(1, epoch="another")
+    assert len(node.connect("bob").take("private_message")) == 1
+
+
+def test_nobody_confirms_for_another_user(node: Node) -> None:
+    alice = node.connect("alice")
+    alice.tell("bob", "hi")
+    alice.confirm(1)
+    assert len(node.connect("bob").take("private_message")) == 1
+
+
+def test_what_was_sent_to_nobody_yet_is_never_dropped_for_something_newer() -> None:
+    node = Node(inbox_size=3)
+    alice = node.connect("alice")
+    for n in range(3):
+        alice.tell("bob", n)
+    assert alice.tell("bob", 3)["code"] == "queue_full"
+    assert node.engine.counters["inbox_size"] == 1
+    bob = node.connect("bob")
+    assert alice.tell("bob", 3)["offset"] == 4
+    assert [push["message"] for push in bob.take("private_message")] == [0, 1, 2, 3]
+
+
+def test_messages_wait_for_a_bounded_number_of_users() -> None:
+    node = Node(inboxes_max=2)
+    alice = node.connect("alice")
+    assert [alice.tell(f"user-{n}", "hi").get("code") for n in range(3)] == [None, None, "queue_full"]
+    assert node.engine.counters["inboxes_max"] == 1
+    assert alice.tell("user-1", "again")["offset"] == 2
+    node.connect("user-0").confirm(1)
+    assert alice.tell("user-2", "hi")["offset"] == 1
 
 
 def test_a_message_during_the_grace_waits_for_the_return(node: Node) -> None:
@@ -239,7 +284,8 @@ def test_a_message_during_the_grace_waits_for_the_return(node: Node) -> None:
     assert [push["message"] for push in back.take("private_message")] == ["are you there?"]
 
 
-def test_a_queued_message_is_kept_no_longer_than_history(node: Node) -> None:
+def test_a_queued_message_is_kept_no_longer_than_its_time() -> None:
+    node = Node(inbox_ttl_s=300.0)
     alice = node.connect("alice")
     alice.tell("bob", "old")
     node.advance(290.0)
@@ -276,11 +322,14 @@ def test_the_server_may_write_to_anyone(node: Node) -> None:
 
 
 def test_made_up_recipients_cost_a_bounded_number_of_records() -> None:
-    node = Node(offline_users_max=10)
+    node = Node(inboxes_max=10, inbox_ttl_s=100.0, dedupe_window_s=20.0, offline_users_max=5)
     alice = node.connect("alice")
     for n in range(50):
         alice.tell(f"nobody-{n}", "hi", key="k")
     census = node.engine.census()
-    assert census["offline"] == 10
+    assert census["waiting"] == 10
     assert census["people"] == 11
     assert census["dedupe_entries"] == 10
+    node.advance(150.0)
+    census = node.engine.census()
+    assert (census["waiting"], census["offline"]) == (0, 5)

@@ -56,7 +56,7 @@ def test_people_share_a_room_when_both_are_in_it() -> None:
 
 
 def test_histories_are_swept_when_nobody_reads_them() -> None:
-    node = Node(history_ttl_s=80.0)
+    node = Node(history_ttl_s=80.0, inbox_ttl_s=80.0)
     alice = node.connect("alice")
     alice.join("chat")
     alice.tell("alice", "note")

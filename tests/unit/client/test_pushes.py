@@ -13,7 +13,7 @@ from tuskws_fast.client.pushes import PUSHES_KEPT, Pushes
 
 def test_callbacks_get_their_type_and_star_gets_all() -> None:
     async def test() -> None:
-        pushes = Pushes()
+        pushes = Pushes(lambda push: None)
         some: list[Any] = []
         every: list[Any] = []
 
@@ -35,7 +35,7 @@ def test_failing_callback_is_reported_and_costs_only_its_push() -> None:
     async def test() -> None:
         reported: list[dict[str, Any]] = []
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))
-        pushes = Pushes()
+        pushes = Pushes(lambda push: None)
         seen: list[Any] = []
         pushes.on("a", lambda push: 1 / 0)
         pushes.on("a", seen.append)
@@ -48,7 +48,7 @@ def test_failing_callback_is_reported_and_costs_only_its_push() -> None:
 
 def test_newest_are_kept_until_someone_iterates() -> None:
     async def test() -> None:
-        pushes = Pushes()
+        pushes = Pushes(lambda push: None)
         for n in range(PUSHES_KEPT + 5):
             await pushes.put({"type": "a", "n": n})
         pushes.end()
@@ -62,7 +62,7 @@ def test_slow_iterator_holds_up_the_producer_and_loses_nothing(monkeypatch: pyte
     monkeypatch.setattr(pushes_module, "PUSHES_QUEUED_MAX", 3)
 
     async def test() -> None:
-        pushes = Pushes()
+        pushes = Pushes(lambda push: None)
         await pushes.put({"type": "a", "n": 0})
         iterator = pushes.iterate()
         got = [(await anext(iterator))["n"]]
