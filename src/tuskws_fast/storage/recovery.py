@@ -90,6 +90,9 @@ class Replay:
         self.damage: list[str] = []
         self.power_lost = False
         self._closed = True
+        # Scopes whose first entry here is not their first, and its offset. Where a segment was retired that is as it
+        # should be: what was in it is said again by a snapshot that is still to come.
+        self._beginless: dict[str, int] = {}
         self._last_hole = 0
         self._run = run
         self._remember_after = remember_after
@@ -124,6 +127,8 @@ class Replay:
                 state.older = None
 
     def end(self) -> None:
+        for offset in self._beginless.values():
+            self.damage.append(f"the beginning of a scope before offset {offset}")
         for state in self.scopes.values():
             if state.last_number < self._last_hole:
                 state.renew = True
@@ -141,6 +146,7 @@ class Replay:
         elif type(entry) is Ended:
             self.scopes.pop(entry.scope, None)
             self._ids.pop(entry.scope, None)
+            self._beginless.pop(entry.scope, None)
         elif type(entry) is Confirmed:
             state = self.scopes.get(entry.scope)
             if state is not None:
@@ -181,7 +187,7 @@ class Replay:
         if state is None:
             state = ScopeState(entry.epoch, entry.offset - 1, entry.offset - 1, home=segment, renew=True)
             self.scopes[entry.scope] = state
-            self.damage.append(f"the beginning of a scope before offset {entry.offset}")
+            self._beginless[entry.scope] = entry.offset
         elif entry.offset != state.top + 1:
             self._break(state, entry.offset - 1)
         elif entry.epoch != state.epoch:
@@ -208,6 +214,7 @@ class Replay:
             return
         state.last_number = number
         self.scopes[scope] = state
+        self._beginless.pop(scope, None)
         self._ids[scope].clear()
         self._ids[scope].extend(ids)
 

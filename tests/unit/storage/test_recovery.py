@@ -121,3 +121,20 @@ def test_incomplete_snapshot_changes_nothing(tmp_path: Path) -> None:
         found = scribe.recovered()
         assert shown(found) == model
         assert not found.damage
+
+
+def test_scopes_whose_beginning_was_retired_are_proven_by_their_snapshots(tmp_path: Path) -> None:
+    with Scribe(tmp_path) as scribe:
+        for n in range(40):
+            for room in ("busy", "other"):
+                scribe.publish(room, bytes([n]) * 100)
+            scribe.commit()
+        assert scribe.retire()
+        assert (tmp_path / segment_name(2)).exists(), "entries from before the snapshots are still there"
+        found = scribe.recovered()
+        assert (found.damage, found.power_lost) == ([], False)
+        assert shown(found) == scribe.model
+        assert not any(state.renew for state in found.scopes.values())
+        # Without the snapshots nothing says what came before.
+        (tmp_path / segment_name(scribe.segments.current)).unlink()
+        assert any("beginning" in line for line in scribe.recovered().damage)
