@@ -2,7 +2,7 @@ from cpython.object cimport PyObject
 from libc.stdint cimport uint32_t
 
 from tuskws_fast_ext.deflate cimport Compression, Deflater
-from tuskws_fast_ext.frame cimport Frame
+from tuskws_fast_ext.frame cimport Feed, Frame
 from tuskws_fast_ext.message cimport MessageReader
 from tuskws_fast_ext.pace cimport Pace
 
@@ -30,11 +30,22 @@ cdef class FlushPoint:
         readonly unsigned long long messages_in
         readonly unsigned long long bytes_in
         readonly unsigned long long too_slow       # connections closed with 4008
+        readonly unsigned long long left_out       # messages that slow connections were not sent
+        readonly unsigned long long gaps           # times a connection was told of that
         readonly unsigned long long protocol_errors
 
     cdef int mark(self, Connection connection) except -1
     cdef int _flush_together(self, list dirty) except -1
     cdef int _submit(self, PyObject** together, int* results, int n) except -1
+
+
+cdef class Skip:
+    cdef:
+        Feed feed
+        bytes head                        # the feed's, when this began
+        unsigned long long first          # the offsets that are left out
+        unsigned long long last
+        Frame newest                      # of a conflating feed
 
 
 cdef class Connection:
@@ -46,6 +57,7 @@ cdef class Connection:
         Frame pong                        # the answer to the newest ping, as long as it has to wait
         Frame first                       # the queue: nearly always one frame deep, so no list until a second comes
         list rest
+        list skips                        # rooms of which messages are being left out; None: of none
         MessageReader reader              # made for the first message that is not one plain frame
         readonly Compression compression  # None: not agreed
         Deflater deflater                 # the one that all share; None: frames go plain, or through a context of its own
@@ -86,6 +98,12 @@ cdef class Connection:
     cdef int _finish(self) except -1
     cdef int _drop_queue(self) except -1
     cdef int _cut_off(self) except -1
+    cdef int _be_slow(self, bint aged) except -1
+    cdef int _shed(self) except -1
+    cdef bint _skips(self, Frame frame) except -1
+    cdef int _skip(self, Frame frame) except -1
+    cdef int _tell_skips(self) except -1
+    cdef int _tell(self, Skip skip) except -1
     cpdef lost(self)
     cpdef pause_writing(self)
     cpdef resume_writing(self)

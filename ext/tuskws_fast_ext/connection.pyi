@@ -3,7 +3,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from tuskws_fast_ext.deflate import Compression
-from tuskws_fast_ext.frame import Frame
+from tuskws_fast_ext.frame import Feed, Frame
 from tuskws_fast_ext.pace import Pace
 from tuskws_fast_ext.sockets import Socket
 
@@ -28,6 +28,8 @@ class FlushPoint:
     messages_in: int
     bytes_in: int
     too_slow: int
+    left_out: int
+    gaps: int
     protocol_errors: int
     def __init__(
         self, call_soon: Callable[..., Any], queue_bytes_max: int, queue_messages_max: int, pace: Pace | None = None
@@ -66,6 +68,7 @@ class Connection:
     def trust(self) -> None: ...
     def set_batch(self, batch: bool) -> None: ...
     def send(self, frame: Frame) -> None: ...
+    def end_skip(self, feed: Feed, told: bool) -> None: ...
     def close(self, code: int, reason: bytes = b"") -> None: ...
     def fail(self, code: int, reason: bytes) -> None: ...
     def abort(self) -> None: ...

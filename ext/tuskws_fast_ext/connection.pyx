@@ -8,7 +8,9 @@ Out:  `queue` takes references to frames, `FlushPoint.flush` writes at the end o
 The rule of back-pressure. As long as the socket takes everything, the transport's own buffer is empty and bytes go
 past it. On a short write the rest of that *one* frame goes to the transport, which waits for the socket; until it says
 `resume_writing` nothing else is written and frames wait here as references. So a slow member costs a list of
-pointers, and is cut off with 4008 when bytes, messages or age pass their bound. Writing past a transport that still
+pointers, and is cut off with 4008 when bytes, messages or age pass their bound. Rooms may ask for less: what waits of
+a `Feed` is left out first, all that follows of it too until the queue is empty, and then the connection is told by one
+`gap` (behind it, where the feed conflates, the newest message). Writing past a transport that still
 holds bytes would tear a frame in two: `is_blocked` is that invariant.
 
 Under TLS the socket carries records that only the transport can make: what waits goes to it as one buffer of at most
@@ -20,7 +22,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from tuskws_fast_ext.deflate cimport Compression
-from tuskws_fast_ext.frame cimport Frame, control_frame
+from tuskws_fast_ext.frame cimport Feed, Frame, control_frame
 from tuskws_fast_ext.message cimport MessageReader, Verdict
 from tuskws_fast_ext.pace cimport Pace, charge, is_over, monotonic
 from tuskws_fast_ext.utf8 cimport Utf8State, utf8_complete, utf8_feed, utf8_start
@@ -227,7 +229,7 @@ cdef class FlushPoint:
                 connection._pay_pong()
         for connection in list(self.blocked):
             if now - connection.blocked_since > age_max_s:
-                connection._cut_off()
+                connection._be_slow(True)
         for connection in list(self.closing):
             if now > connection.deadline:
                 connection.abort()
@@ -511,7 +513,10 @@ cdef class Connection:
     cdef int queue(self, Frame frame) except -1:
         if self.is_closing:
             return 0
-        if self.compression is not None and self.deflater is None:
+        if frame.feed is not None and self.skips is not None and self._skips(frame):
+            return 0
+        # What may be left out goes plain to who has a compression context of its own: it would be part of that context.
+        if self.compression is not None and self.deflater is None and frame.feed is None:
             frame = frame.for_one(self.batch, self.compression.deflater)
         if self.first is None:
             self.first = frame
@@ -524,7 +529,7 @@ cdef class Connection:
             self.queued_bytes += PyBytes_GET_SIZE(frame.wire(self.batch, self.deflater))
         if self.is_blocked:
             if self._is_over():
-                self._cut_off()
+                self._be_slow(False)
         elif not self.is_dirty:
             self.is_dirty = True
             self.point.mark(self)
@@ -576,8 +581,11 @@ cdef class Connection:
         return True
 
     cdef int _after_write(self) except -1:
-        if self.is_blocked and self._is_over():
-            return self._cut_off()
+        if self.is_blocked:
+            if self._is_over():
+                return self._be_slow(False)
+        elif self.skips is not None and self.first is None:
+            self._tell_skips()
         if self.first is None:
             if self.peer_closed:
                 self.transport.close()
@@ -680,6 +688,91 @@ cdef class Connection:
             self.point.blocked.add(self)
         return 0
 
+    cdef int _be_slow(self, bint aged) except -1:
+        """A bound is passed. Leave out what may be left out; if that was not enough, cut off. `aged`: the bound in age
+        leaves nothing to wait but what the transport holds."""
+        self._shed()
+        if self.first is not None if aged else self._is_over():
+            self._cut_off()
+        elif aged and self.skips is None:
+            self._cut_off()
+        return 0
+
+    cdef int _shed(self) except -1:
+        """Take the messages of feeds out of the queue."""
+        cdef:
+            list waiting, left = []
+            Frame frame
+        if self.first is None or self.is_closing:
+            return 0
+        waiting = [self.first] if self.rest is None else [self.first, *self.rest]
+        for frame in waiting:
+            if frame.feed is None or not frame.feed.active:
+                left.append(frame)
+                continue
+            self.queued_messages -= frame.count
+            self.queued_bytes -= PyBytes_GET_SIZE(frame.wire(self.batch, self.deflater))
+            if not self._skips(frame):
+                self._skip(frame)
+        self.first = <Frame>left[0] if left else None
+        self.rest = left[1:] if len(left) > 1 else None
+        return 0
+
+    cdef bint _skips(self, Frame frame) except -1:
+        """Whether the frame is left out because others of its room were."""
+        cdef Skip skip
+        for skip in self.skips or ():
+            if skip.feed is frame.feed:
+                skip.last = frame.last_offset
+                if skip.feed.conflate:
+                    skip.newest = frame.newest()
+                self.point.left_out += frame.count
+                return True
+        return False
+
+    cdef int _skip(self, Frame frame) except -1:
+        cdef Skip skip = Skip.__new__(Skip)
+        skip.feed = frame.feed
+        skip.head = frame.feed.head
+        skip.first = frame.first_offset
+        if self.skips is None:
+            self.skips = []
+        self.skips.append(skip)
+        self._skips(frame)
+        return 0
+
+    cdef int _tell_skips(self) except -1:
+        """It has caught up: say what it was not sent, and go on."""
+        cdef:
+            list skips = self.skips
+            Skip skip
+        self.skips = None
+        for skip in skips:
+            self._tell(skip)
+        return 0
+
+    cdef int _tell(self, Skip skip) except -1:
+        cdef:
+            Frame newest = skip.newest
+            unsigned long long last = skip.last if newest is None else skip.last - 1
+        if skip.first <= last:
+            self.point.gaps += 1
+            self.queue(Frame([b'%b,"from":%d,"to":%d}' % (skip.head, skip.first, last)]))
+        if newest is not None:
+            self.point.left_out -= 1
+            self.queue(newest)
+        return 0
+
+    def end_skip(self, Feed feed not None, bint told):
+        """No more of the feed is left out. `told`: say now what was, before what comes next of this room."""
+        cdef Skip skip
+        for skip in self.skips or ():
+            if skip.feed is feed:
+                self.skips = [each for each in self.skips if each is not skip] or None
+                if told:
+                    self._tell(skip)
+                return
+
     cdef int _cut_off(self) except -1:
         """Too slow: forget what waits, and say 4008 behind the frame that is under way."""
         if self.is_closing:
@@ -713,6 +806,7 @@ cdef class Connection:
     cdef int _drop_queue(self) except -1:
         self.first = None
         self.rest = None
+        self.skips = None
         self.queued_bytes = 0
         self.queued_messages = 0
         return 0

@@ -103,6 +103,15 @@ def live_objects():
     return tuskws_live if TUSKWS_COUNTED else None
 
 
+cdef class Feed:
+    """A room whose messages may be left out for a reader that is too slow for them, and how it is told of that."""
+
+    def __init__(self, bytes head not None, bint conflate):
+        self.head = head
+        self.conflate = conflate
+        self.active = True
+
+
 cdef class Frame:
     """One or more encoded messages on their way to connections. `timestamp` goes into the `batch` form."""
 
@@ -112,7 +121,17 @@ cdef class Frame:
     def __dealloc__(self):
         tuskws_count(-1)
 
-    def __init__(self, list bodies not None, double timestamp=0.0, bint exempt=False):
+    def __init__(
+        self,
+        list bodies not None,
+        double timestamp=0.0,
+        bint exempt=False,
+        Feed feed=None,
+        unsigned long long first_offset=0,
+    ):
+        self.feed = feed
+        self.first_offset = first_offset
+        self.last_offset = first_offset + len(bodies) - 1
         self.bodies = bodies
         self.opcode = OP_TEXT
         self.count = len(bodies)
@@ -177,6 +196,20 @@ cdef class Frame:
             return self
         wire = deflated_bytes([self._batch_body()] if batch and self.count > 1 else bodies, self.opcode, deflater)
         return self if wire is None else Frame._fixed(wire, self.count, self.exempt)
+
+    cdef Frame newest(self):
+        """Its last message alone."""
+        cdef Frame frame
+        if self.count == 1:
+            return self
+        frame = Frame.__new__(Frame)
+        frame.bodies = [self.bodies[len(self.bodies) - 1]]
+        frame.opcode = self.opcode
+        frame.count = 1
+        frame.timestamp = self.timestamp
+        frame.feed = self.feed
+        frame.first_offset = frame.last_offset = self.last_offset
+        return frame
 
     cdef bytes _batch_body(self):
         return b'{"type":"batch","messages":[%b],"timestamp":%.3f}' % (b",".join(self.bodies), self.timestamp)

@@ -23,7 +23,6 @@ from typing import Any
 from tuskws_fast.errors import ConfigError
 from tuskws_fast.options import ENV_PREFIX, Applied, Kind, Option, option, options_of, parse
 
-NO_RESUME = "sessions cannot be resumed in this build yet; clients join again with `since`"
 NO_API = "the HTTP API is not in this build yet"
 NO_OTHER_ALGORITHM = "only HS256 is in this build yet"
 
@@ -282,10 +281,9 @@ class Timeouts:
     keep_alive_timeout: float = option(
         300.0,
         Kind.DURATION,
-        "How long a session can be resumed after its connection is gone.",
+        "How long a session can be resumed after its connection is gone; 0 is not at all.",
         least=0,
         most=86400,
-        later=NO_RESUME,
     )
     leave_grace: float = option(
         10.0, Kind.DURATION, "How long a lost connection keeps its rooms and its presence.", least=0, most=3600

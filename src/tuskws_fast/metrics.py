@@ -131,7 +131,8 @@ class Metric(IntEnum):
     PASSWORD_TRIES_LIMITED = _COUNTER, "room passwords of guests not looked at: too many of this address"
     AUTH_FAILED = _COUNTER, "tokens refused"
     HANDLER_FAILED = _COUNTER, "application handlers that raised"
-    GAPS_SENT = _COUNTER, "times a connection was told that it missed messages"
+    GAPS_SENT = _COUNTER, "times members were told that they missed messages"
+    LEFT_OUT = _COUNTER, "messages that slow connections were not sent, and told of"
     QUEUED_BYTES = _GAUGE, "bytes waiting for slow connections"
     SESSIONS = _GAUGE, "connections with an identity (guests too)"
 
@@ -156,6 +157,8 @@ class Metric(IntEnum):
     JOURNAL_BROKEN_AT = _COUNTER, "when a write to the journal failed last, monotonic ms"
     JOURNAL_DAMAGED = _COUNTER, "faults found in the journal at a start"
     SETTINGS_FAILED = _COUNTER, "times settings or sanctions could not be saved"
+    SESSIONS_RESUMED = _COUNTER, "sessions that went on on another connection"
+    SESSIONS_RESUMABLE = _GAUGE, "sessions without a connection that can still be resumed"
     INBOXES_WAITING = _GAUGE, "users without a connection for whom private messages wait"
 
     # shared tables
@@ -181,6 +184,10 @@ BROKER_LIMITS = (
     "inboxes_max",
     "level_unavailable",
     "positions_ahead",
+    "resumable_max",
+    "takeover_s",
+    "receipts_max",
+    "receipts_room_max",
     "facts_damaged",
     "fenced",
 )

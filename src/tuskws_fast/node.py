@@ -30,6 +30,7 @@ from tuskws_fast.errors import BootError, ConfigError, ExitCode, TuskwsError
 from tuskws_fast.options import Applied
 from tuskws_fast.protocol import codec
 from tuskws_fast.storage.directory import claim
+from tuskws_fast.storage.keys import ticket_key
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
 from tuskws_fast.supervisor.control import PACKET_BYTES_MAX
 from tuskws_fast.supervisor.listeners import inherited_listeners, open_listeners, shown_address
@@ -115,7 +116,10 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
         on_ready=on_ready,
         on_reload=on_reload,
     )
-    lock = claim(Path(server.data_dir)) if server.data_dir != "none" else None
+    lock = None
+    if server.data_dir != "none":
+        lock = claim(Path(server.data_dir))
+        memory.ticket_key = ticket_key(Path(server.data_dir))
     # What exists now is shared by all processes; the collector must not touch, and thereby copy, its pages.
     gc.collect()
     gc.freeze()

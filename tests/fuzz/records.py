@@ -42,7 +42,7 @@ DELAYS_S = (0.05, 1.0, 11.0, 400.0, 4000.0)
 BODY = '{"type":"room_message","room":"general","message":1,"from":"ann"'
 # Fields of a well-meant record of each type; `None` is a connection, the others are as they stand.
 EXAMPLES: dict[int, list[Any]] = {
-    UpType.ATTACH: [None, "ann", "Ann", ["admin"], 1, "online", 0],
+    UpType.ATTACH: [None, "ann", "Ann", ["admin"], 1, "online", 0, [None, 0, [["g*", 3]]], 0],
     UpType.DETACH: [None, True],
     UpType.JOIN: [None, 1, 63, "general", None, ["e1", 0], 10],
     UpType.LEAVE: [None, 1, "general"],
@@ -54,6 +54,8 @@ EXAMPLES: dict[int, list[Any]] = {
     UpType.KEPT: ["room\nlobby", 1, {}],
     UpType.ANNOUNCED: [0],
     UpType.CONFIRM: [None, "e1", 1],
+    UpType.RESUME: [None, 1, CONNS[0], CONNS[1], 1, None, {"general": ["e1", 0]}],
+    UpType.SEEN: ["general", "e1", 1, CONNS[0], "k", 1, 1],
 }
 KEPT_KEYS = ("room\ngeneral", "ban\ngeneral\nbob", "mute\ngeneral\nbob", "invite\ngeneral\nbob", "\n", "x\ny\nz\nw")
 
@@ -126,7 +128,7 @@ class RecordsTarget:
 
     def seeds(self) -> list[bytes]:
         raw = [bytes([1, KINDS.index(kind)]) + codec.encode(concrete(fields, 0)) for kind, fields in EXAMPLES.items()]
-        every = b"".join(bytes([kind, worker, 0]) for kind in range(13) for worker in (0, 1))
+        every = b"".join(bytes([kind, worker, 0]) for kind in range(len(KINDS)) for worker in (0, 1))
         return [*raw, b"\0" + every, b"\6" + every]
 
     def fresh(self, rng: random.Random) -> bytes:
@@ -150,7 +152,7 @@ def settle_in(broker: Broker) -> None:
         for n, user in enumerate(("ann", "bob"), 1):
             conn = records.first_conn(worker, 1) + n
             for kind, fields in (
-                (UpType.ATTACH, [conn, user, user, [], n % 3, "online", 0]),
+                (UpType.ATTACH, [conn, user, user, [], n % 3, "online", 0, None, 0]),
                 (UpType.JOIN, [conn, n, 63, "general", None, None, 5]),
             ):
                 broker.receive(worker, kind, codec.encode(fields))
@@ -200,7 +202,7 @@ def publish(conn: int, rights: int, room: str, key: str, flags: int = 1) -> byte
     name, key_bytes = room.encode("utf-8", "replace"), key.encode("utf-8", "replace")
     head = conn.to_bytes(8, "little") + (1).to_bytes(4, "little") + rights.to_bytes(2, "little")
     sizes = len(name).to_bytes(2, "little") + len(key_bytes).to_bytes(2, "little")
-    return head + bytes([flags >> 4 & 3, flags & 7]) + sizes + name + key_bytes + BODY.encode()
+    return head + bytes([flags >> 4 & 3, flags & 15]) + sizes + name + key_bytes + BODY.encode()
 
 
 def concrete(fields: list[Any], choice: int) -> list[Any]:

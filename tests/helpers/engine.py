@@ -42,6 +42,9 @@ class Client:
         self.status = "online"
         self.pushes: list[Object] = []
         self.inbox_at = 0
+        self.ticket = conn
+        self.claims: records.Claims | None = None
+        self.superseded = False
 
     # -- commands: each returns its reply, decoded; a long one as the list of its pages ------------------------------
 
@@ -60,10 +63,14 @@ class Client:
     def leave(self, room: str) -> Object:
         return self.ask(lambda tag: records.Leave(self.conn, tag, room))[0]
 
-    def say(self, room: str, message: object, key: str = "", echo: bool = True, level: int = 0) -> Object:
+    def say(
+        self, room: str, message: object, key: str = "", echo: bool = True, level: int = 0, receipt: bool = False
+    ) -> Object:
         prefix = codec.encode({"type": "room_message", "room": room, "message": message, "from": self.user})[:-1]
         return self.ask(
-            lambda tag: records.Publish(self.conn, tag, self.rights, level, echo, False, room, key, prefix)
+            lambda tag: records.Publish(
+                self.conn, tag, self.rights, level, echo, False, room, key, prefix, False, receipt
+            )
         )[0]
 
     def tell(self, to: str, message: object, key: str = "", level: int = 0) -> Object:
@@ -76,6 +83,14 @@ class Client:
     def call_paged(self, op: str, **args: Any) -> list[Object]:
         return self.ask(lambda tag: records.Call(self.conn, tag, self.rights, op, args))
 
+    def resume(self, ticket: int, known: list[Any] | None = None, **rooms: tuple[str, int]) -> Object:
+        """This connection goes on as the session `ticket`, under a new number; `self.conn` is that from here on."""
+        conn = self.node.new_number(self.worker)
+        tag = self.node.fresh_tag()
+        at = {name: list(position) for name, position in rooms.items()}
+        self.node.send(self.worker, records.Resume(conn, tag, self.conn, ticket, self.mode, known, at))
+        return self.node.answers.pop(tag)[0]
+
     def confirm(self, offset: int, epoch: str = "") -> None:
         self.node.send(self.worker, records.Confirm(self.conn, epoch, offset))
 
@@ -87,14 +102,24 @@ class Client:
 
     # -- the connection ----------------------------------------------------------------------------------------------
 
-    def attach(self, user: str | None = None, mode: int | None = None, status: str | None = None) -> None:
+    def attach(
+        self,
+        user: str | None = None,
+        mode: int | None = None,
+        status: str | None = None,
+        claims: records.Claims | None = None,
+    ) -> None:
         self.user = self.user if user is None else user
         self.mode = self.mode if mode is None else mode
         self.status = self.status if status is None else status
+        self.claims = self.claims if claims is None else claims
         self.node.send(self.worker, self.attachment())
 
     def attachment(self) -> records.Attach:
-        return records.Attach(self.conn, self.user, self.user.title(), [], self.mode, self.status)
+        ticket = 0 if self.ticket == self.conn else self.ticket
+        return records.Attach(
+            self.conn, self.user, self.user.title(), [], self.mode, self.status, 0, self.claims, ticket
+        )
 
     def close(self) -> None:
         """A clean end: close 1000."""
@@ -170,6 +195,44 @@ class Worker:
             room = self.rooms[record.room] = LocalRoom(record.epoch, record.offset)
         assert (room.epoch, room.offset) == (record.epoch, record.offset), "a join is a step in the room's order"
         room.members[record.conn] = client
+
+    def _on_resumed(self, node: Node, record: records.Resumed) -> None:
+        client = self.clients.get(record.via)
+        if client is None:
+            node.send(self.slot, records.Detach(record.conn, False))
+            return
+        self.forget(client)
+        node.send(self.slot, records.Detach(record.via, True))
+        client.conn, client.ticket, client.user = record.conn, record.ticket, record.user
+        client.status, client.claims = record.status, record.claims
+        self.clients[record.conn] = client
+        rooms: Object = {name: codec.decode(body) for name, body in record.refused.items()}
+        for name, epoch, offset, _, body in record.rooms:
+            room = self.rooms.setdefault(name, LocalRoom(epoch, offset))
+            assert (room.epoch, room.offset) == (epoch, offset), "entering a room is a step in its order"
+            room.members[record.conn] = client
+            rooms[name] = codec.decode(body)
+        user = {"id": record.user, "username": record.username, "roles": record.roles}
+        node.answer(record.tag, codec.encode({"type": "resumed", "user": user, "rooms": rooms}))
+
+    def _on_supersede(self, node: Node, record: records.Supersede) -> None:
+        client = self.clients.get(record.conn)
+        if client is not None and not node.deaf:
+            client.superseded = True
+            client.drop()
+
+    def _on_slowconsumer(self, node: Node, record: records.SlowConsumer) -> None:
+        node.policies.append(record)
+
+    def _on_watch(self, node: Node, record: records.Watch) -> None:
+        node.watched.append((self.slot, record))
+
+    def _on_unwatch(self, node: Node, record: records.Unwatch) -> None:
+        node.unwatched.append((self.slot, record.offset))
+
+    def _on_tell(self, node: Node, record: records.Tell) -> None:
+        if record.conn in self.clients:
+            self.clients[record.conn].pushes.append(codec.decode(record.body))
 
     def _on_left(self, node: Node, record: records.Left) -> None:
         if record.tag:
@@ -271,6 +334,12 @@ class Node:
         self.limits = EngineLimits(**limits)
         self._epochs = 0
         self._tag = 0
+        # Workers that do not let go of a session when they are told to.
+        self.deaf = False
+        self.policies: list[records.SlowConsumer] = []
+        # What workers were asked to count; the test answers for them.
+        self.watched: list[tuple[int, records.Watch]] = []
+        self.unwatched: list[tuple[int, int]] = []
         self.answers: dict[int, list[Object]] = {}
         self.recovered: list[records.Recovered] = []
         self.engine = Engine(self.limits, self.now, self._next_epoch, durable=durable)
@@ -364,12 +433,14 @@ class Node:
     # -- people and processes ----------------------------------------------------------------------------------------
 
     def connect(self, user: str, worker: int = 0, rights: int = 0, **attach: Any) -> Client:
-        slot = self.workers[worker]
-        self._numbers[worker] = self._numbers.get(worker, 0) + 1
-        conn = records.first_conn(worker, slot.generation) + self._numbers[worker]
+        slot, conn = self.workers[worker], self.new_number(worker)
         client = slot.clients[conn] = Client(self, conn, worker, user, rights)
         client.attach(**attach)
         return client
+
+    def new_number(self, worker: int) -> int:
+        self._numbers[worker] = self._numbers.get(worker, 0) + 1
+        return records.first_conn(worker, self.workers[worker].generation) + self._numbers[worker]
 
     def start_worker(self, slot: int, generation: int = 1) -> None:
         self.workers[slot] = Worker(slot, generation)

@@ -11,7 +11,7 @@ from typing import Any
 
 from tuskws_fast.ipc.records import Level
 from tuskws_fast.protocol import codec
-from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.protocol.codes import ErrorCode, error_body
 from tuskws_fast.rooms.history import paged
 
 # What a page's head may grow by after it was measured: `"more":false`, an empty `"messages":[]`, and the id.
@@ -27,6 +27,10 @@ class Refused(Exception):
         self.code = code
         self.text = text
         self.retry_after = retry_after
+
+
+def error(refused: Refused) -> bytes:
+    return error_body(refused.code, refused.text, refused.retry_after)
 
 
 def ack(room: str) -> bytes:
@@ -67,6 +71,12 @@ def room_settings(kind: str, room: str, settings: Mapping[str, Any]) -> bytes:
     return codec.encode({"type": kind, "room": room, "settings": settings})
 
 
+def receipt(ref: str, room: str, offset: int, delivered: int, acked: int, final: bool) -> bytes:
+    named = {"ref": ref} if ref else {}
+    counts = {"delivered": delivered, "acked": acked, "final": final}
+    return codec.encode({"type": "receipt", **named, "room": room, "offset": offset, **counts})
+
+
 def kicked(room: str, reason: str) -> bytes:
     return codec.encode({"type": "kicked", "room": room, "reason": reason})
 
@@ -90,13 +100,21 @@ def presence_update(user: str, status: str, last_seen: float | None, wall: float
     return codec.encode({"type": "presence_update", **fields, "timestamp": round(wall, 3)})
 
 
-def pages(head: dict[str, Any], next_head: dict[str, Any], bodies: Sequence[bytes], page_bytes: int) -> list[bytes]:
+def pages(
+    head: dict[str, Any],
+    next_head: dict[str, Any],
+    bodies: Sequence[bytes],
+    page_bytes: int,
+    first_bytes: int | None = None,
+) -> list[bytes]:
     """`head` with the messages `bodies`, and as many objects of `next_head` as it takes to keep pages small.
+    `first_bytes`: of the first page, where that is to be smaller.
 
     Only an answer of several pages has `more`: true in all but the last.
     """
     first, following = codec.encode(head), codec.encode(next_head)
-    cut = paged(bodies, page_bytes - len(first) - _PAGE_SLACK, page_bytes - len(following) - _PAGE_SLACK)
+    free = page_bytes if first_bytes is None else first_bytes
+    cut = paged(bodies, free - len(first) - _PAGE_SLACK, page_bytes - len(following) - _PAGE_SLACK)
     if len(cut) == 1:
         return [codec.with_messages(first, cut[0])]
     answer = [codec.with_messages(_more(first, True), cut[0])]

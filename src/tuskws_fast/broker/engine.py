@@ -32,9 +32,11 @@ from tuskws_fast.broker.members import Members, checked_room_name
 from tuskws_fast.broker.moderation import Args, Caller, Moderation
 from tuskws_fast.broker.people import People
 from tuskws_fast.broker.queries import Queries
+from tuskws_fast.broker.receipts import Receipts
 from tuskws_fast.broker.restoring import restore, scopes, snapshot, unwritten
 from tuskws_fast.broker.shapes import is_well_formed
 from tuskws_fast.broker.state import Core, Out, Person, Room
+from tuskws_fast.broker.tickets import Tickets, check_identity
 from tuskws_fast.broker.timers import Timer
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import (
@@ -49,7 +51,7 @@ from tuskws_fast.ipc.records import (
     worker_of,
 )
 from tuskws_fast.protocol import codec
-from tuskws_fast.protocol.codes import ErrorCode, error_body
+from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.dedupe import digest_of
 from tuskws_fast.rooms.permissions import MODERATE, PUBLISH
 from tuskws_fast.rooms.recovery import Position
@@ -76,6 +78,9 @@ class Engine:
         self._keeping = Keeping(core)
         self._members = Members(core)
         self._people = People(core, self._members)
+        self._tickets = Tickets(core, self._members, self._people)
+        self._people.on_attached, self._people.on_ended = self._tickets.attached, self._tickets.ended
+        self._receipts = Receipts(core)
         self._moderation = Moderation(core, self._members, self._keeping)
         self._queries = Queries(core)
         self._publications = 0
@@ -100,6 +105,8 @@ class Engine:
             records.Kept: self._kept,
             records.Announced: self._announced,
             records.Confirm: self._confirm,
+            records.Resume: self._resume,
+            records.Seen: self._seen,
         }
         moderation, queries = self._moderation, self._queries
         self._questions: dict[str, Callable[[Caller, Args], list[bytes]]] = {
@@ -177,6 +184,8 @@ class Engine:
             if session.worker == worker and not session.lost:
                 self._people.lose(session)
         out: Out = []
+        self._tickets.go_on(out)
+        self._receipts.lost(worker, out)
         self._announced(worker, None, out)
         return out
 
@@ -236,6 +245,7 @@ class Engine:
             "rooms_current": core.room_count,
             "online_users": self._people_count() - len(core.offline) - len(core.waiting),
             "inboxes_waiting": len(core.waiting),
+            "sessions_resumable": len(self._tickets),
             "history_bytes": core.tally.bytes,
             "dedupe_entries": len(core.dedupe),
         }
@@ -250,6 +260,8 @@ class Engine:
             "people": self._people_count(),
             "offline": len(core.offline),
             "waiting": len(core.waiting),
+            "resumable": len(self._tickets),
+            "receipts": len(self._receipts),
             "watchers": sum(core.watchers.values()),
             "workers": len(core.workers),
             "history_bytes": core.tally.bytes,
@@ -266,7 +278,7 @@ class Engine:
     def _publish(self, worker: int, record: Publish, out: Out) -> None:
         # The hot path. A member's room is found through its session, so a publication in a plain room costs two
         # look-ups before it is ordered, and no question of rights (bench/micro/test_engine.py).
-        conn, tag, rights, level, echo, quiet, name, key, prefix, server = record
+        conn, tag, rights, level, echo, quiet, name, key, prefix, server, receipt = record
         core = self._core
         session = core.sessions.get(conn)
         if session is not None and not server:
@@ -284,12 +296,16 @@ class Engine:
             self._acknowledge(worker, record, room, origin.epoch, origin.offset, False, out)
             return
         given = ledger.level(room, level)
+        if receipt:
+            self._receipts.check_capacity(room)
         if key:
             first = core.dedupe.find(name, user, key, core.now)
             if first is not None:
                 if first.digest != digest_of(prefix):
                     raise Refused(ErrorCode.BAD_MESSAGE, "This id was used for another message")
                 core.counters["duplicates"] += 1
+                if receipt:
+                    self._receipts.follow(room, first.offset, conn)
                 self._acknowledge(worker, record, room, room.epoch, first.offset, True, out)
                 return
         if room.stored and not ledger.writing:
@@ -309,6 +325,8 @@ class Engine:
             if not core.dedupe_armed:
                 core.arm_dedupe()
         self._publications += 1
+        if receipt:
+            self._receipts.open(room, offset, conn, key, out)
         publication = Publication(0 if echo else conn, offset, name, body)
         for slot in room.members.workers:
             out.append((slot, publication))
@@ -376,6 +394,9 @@ class Engine:
     def _confirm(self, worker: int, record: records.Confirm, out: Out) -> None:
         self._people.confirm(self._core.session(record.conn), record)
 
+    def _seen(self, worker: int, record: records.Seen, out: Out) -> None:
+        self._receipts.seen(worker, record, self.announcing, out)
+
     # -- calls -----------------------------------------------------------------------------------------------------
 
     def _call(self, worker: int, record: records.Call, out: Out) -> None:
@@ -419,11 +440,17 @@ class Engine:
 
     def _attach(self, worker: int, record: records.Attach, out: Out) -> None:
         self._check_fence(worker, record.conn)
+        check_identity(record.roles, record.claims)
         self._people.attach(record, worker in self._unannounced, out)
 
     def _detach(self, worker: int, record: records.Detach, out: Out) -> None:
         if worker_of(record.conn) == worker:
             self._people.detach(record, out)
+            self._tickets.go_on(out)
+
+    def _resume(self, worker: int, record: records.Resume, out: Out) -> None:
+        self._check_fence(worker, record.conn)
+        self._tickets.resume(worker, record, out)
 
     def _check_fence(self, worker: int, conn: int) -> None:
         """A worker speaks for its own connections, and never for those of the one before it in its slot."""
@@ -456,6 +483,7 @@ class Engine:
         self._unannounced.clear()
         self._members.announcing = False
         self._keeping.share(out)
+        self._receipts.all_announced(out)
         self._people.tick(out)
 
     # -- timers and refusals ---------------------------------------------------------------------------------------
@@ -480,15 +508,22 @@ class Engine:
             core.forget_offline()
         elif kind is Timer.ANNOUNCE and self._unannounced:
             self._end_announcing(out)
+        elif kind is Timer.RESUMABLE:
+            self._tickets.forget()
+        elif kind is Timer.TAKEOVER:
+            self._tickets.give_up(int(key), out)
+        elif kind is Timer.RECEIPT:
+            self._receipts.on_timer(key, out)
         elif kind is Timer.ORIGINS:
             core.ledger.origins.clear()
 
     def _refuse(self, worker: int, record: UpRecord, refused: Refused, out: Out) -> None:
         self._core.counters[f"refused_{refused.code.value}"] += 1
-        conn, tag = getattr(record, "conn", None), getattr(record, "tag", None)
+        # `via` is the number that who asks to resume still has.
+        conn = record.via if isinstance(record, records.Resume) else getattr(record, "conn", None)
+        tag = getattr(record, "tag", None)
         if isinstance(conn, int) and isinstance(tag, int):
-            body = error_body(refused.code, refused.text, refused.retry_after)
-            out.append((worker, Reply(conn, tag, False, body)))
+            out.append((worker, Reply(conn, tag, False, answers.error(refused))))
 
 
 def _checked_conn(args: Args) -> int:

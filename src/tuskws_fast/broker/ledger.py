@@ -93,6 +93,8 @@ class Ledger:
         """As `level`, for a sequence that need not exist yet."""
         if wanted == Level.DEFAULT:
             return Level.STORED if stored else Level.ACCEPTED
+        if not 0 < wanted < len(_LEVELS):
+            raise Refused(ErrorCode.BAD_MESSAGE, "No such level")
         if wanted > Level.ACCEPTED and not stored:
             self.refused += 1
             raise Refused(ErrorCode.UNAVAILABLE, self._reason if keeps else "This room keeps no messages")

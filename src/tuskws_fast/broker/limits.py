@@ -38,6 +38,16 @@ class EngineLimits:
     inbox_bytes: int = MIB
     # Users without a session for whom messages may wait.
     inboxes_max: int = 100_000
+    # sessions: how long one can be resumed after its connection is gone, and how many such there may be
+    keep_alive_s: float = 300.0
+    resumable_max: int = 100_000
+    # How long a session that is resumed elsewhere may take to let go.
+    takeover_s: float = 1.0
+    # receipts that are open: of all rooms, of one room; how long for, and how often one is told at most
+    receipts_max: int = 10_000
+    receipts_room_max: int = 100
+    receipt_s: float = 30.0
+    receipt_interval_s: float = 1.0
     # idempotency
     dedupe_window_s: float = 300.0
     dedupe_ids_max: int = 10_000

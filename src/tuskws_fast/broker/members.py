@@ -10,7 +10,7 @@ Members are users. Only the first and the last session of a user are told to the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuskws_fast.broker import answers
 from tuskws_fast.broker.answers import Refused
@@ -47,6 +47,18 @@ def checked_since(value: object) -> tuple[str, int] | None:
     raise Refused(ErrorCode.BAD_MESSAGE, "`since` must be a position")
 
 
+class Admission(NamedTuple):
+    """A session is in a room from here on. `first`: it is its user's first there."""
+
+    tag: int
+    epoch: str
+    offset: int
+    body: bytes
+    pages: list[bytes]
+    first: bool
+    slow: str
+
+
 class Members:
     def __init__(self, core: Core) -> None:
         self._core = core
@@ -65,13 +77,46 @@ class Members:
         rights = record.rights
         if room is not None:
             rights = room.rights(session.person.id, rights)
-            self._check_entry(room, session.person, rights, record.password)
+            self._check_entry(room, session.person, rights, record.password, None)
+            password = room.settings.password
+            if password is not None and not rights & MODERATE:
+                session.passwords = {**(session.passwords or {}), name: password}
         self._check_capacity(room, session.person)
         if room is None:
             self.check_may_create()
             room = self._core.new_room(name)
             rights = EVERYTHING
-        self._admit(session, room, record, bool(rights & HISTORY), out)
+        joined = self._admit(session, room, record, bool(rights & HISTORY), self._core.limits.page_bytes)
+        self._told(session, room, joined, out)
+
+    def rejoin(
+        self,
+        session: Session,
+        name: str,
+        rights: int,
+        since: tuple[str, int] | None,
+        shown: str | None,
+        page_bytes: int,
+        out: Out,
+    ) -> Admission:
+        """As `join`, for a session that is resumed: the room's password need not be shown again if it is still the one
+        with the hash `shown`. `out` gets what the others are told."""
+        room = self._core.room(name)
+        if room is not None:
+            rights = room.rights(session.person.id, rights)
+            self._check_entry(room, session.person, rights, None, shown)
+            if shown is not None:
+                session.passwords = {**(session.passwords or {}), name: shown}
+        self._check_capacity(room, session.person)
+        if room is None:
+            self.check_may_create()
+            room = self._core.new_room(name)
+            rights = EVERYTHING
+        wish = Join(session.conn, 0, rights, name, None, since, None)
+        joined = self._admit(session, room, wish, bool(rights & HISTORY), page_bytes)
+        if joined.first:
+            self._tell("member_joined", room, session.person, session.conn, out)
+        return joined
 
     def join_by_server(self, conn: int, name: str, out: Out) -> None:
         """As `join`, but nobody is asked for a right or a password; bounds hold for the server too."""
@@ -83,17 +128,18 @@ class Members:
         if room is None:
             self.check_may_create()
             room = self._core.new_room(name)
-        self._admit(session, room, Join(conn, 0, EVERYTHING, name, None, None, None), True, out)
+        wish = Join(conn, 0, EVERYTHING, name, None, None, None)
+        self._told(session, room, self._admit(session, room, wish, True, self._core.limits.page_bytes), out)
 
     def check_may_create(self) -> None:
         if self.announcing:
             raise Refused(ErrorCode.UNAVAILABLE, "The node is recovering", _ANNOUNCING_RETRY_S)
         self._core.check_room_count()
 
-    def _check_entry(self, room: Room, person: Person, rights: int, password: str | None) -> None:
+    def _check_entry(self, room: Room, person: Person, rights: int, password: str | None, shown: str | None) -> None:
         if room.is_banned(person.id, self._core.now) or not rights & JOIN:
             raise Refused(ErrorCode.FORBIDDEN)
-        if room.settings.password is not None and not rights & MODERATE:
+        if room.settings.password not in (None, shown) and not rights & MODERATE:
             self._check_password(room, person.id, password)
 
     def _check_password(self, room: Room, user: str, password: str | None) -> None:
@@ -129,7 +175,7 @@ class Members:
             self._core.counters["max_rooms_per_user"] += 1
             raise Refused(ErrorCode.TOO_MANY_ROOMS)
 
-    def _admit(self, session: Session, room: Room, wish: Join, may_read: bool, out: Out) -> None:
+    def _admit(self, session: Session, room: Room, wish: Join, may_read: bool, page_bytes: int) -> Admission:
         core = self._core
         replay = replay_since(room.history, room.epoch, room.base, wish.since, wish.history or 0, core.now)
         if not may_read:
@@ -152,9 +198,12 @@ class Members:
             "offset": room.history.top,
             "recovered": replay.recovered,
         }
-        body, *pages = answers.pages(head, next_head, replay.bodies, core.limits.page_bytes)
-        joined = Joined(session.conn, wish.tag, room.name, room.epoch, room.history.top, body, pages)
-        out.append((session.worker, joined))
+        body, *pages = answers.pages(head, next_head, replay.bodies, core.limits.page_bytes, page_bytes)
+        return Admission(wish.tag, room.epoch, room.history.top, body, pages, first, room.settings.slow_consumer)
+
+    def _told(self, session: Session, room: Room, joined: Admission, out: Out) -> None:
+        tag, epoch, offset, body, pages, first, slow = joined
+        out.append((session.worker, Joined(session.conn, tag, room.name, epoch, offset, body, pages, slow)))
         if first:
             self._tell("member_joined", room, session.person, session.conn, out)
 

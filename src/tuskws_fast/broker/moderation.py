@@ -17,6 +17,7 @@ from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.keeping import BAN, MUTE, Keeping
 from tuskws_fast.broker.members import Members, checked_room_name
 from tuskws_fast.broker.state import Core, Out, Person, Room
+from tuskws_fast.ipc.records import SlowConsumer
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
 from tuskws_fast.rooms.permissions import CREATE, EVERYTHING, JOIN, MODERATE
@@ -77,6 +78,9 @@ class Moderation:
         return self._settle("room_updated", room, settings, out)
 
     def _settle(self, kind: str, room: Room, settings: RoomSettings, out: Out) -> bytes:
+        if settings.slow_consumer != room.settings.slow_consumer:
+            for worker in room.members.workers:
+                out.append((worker, SlowConsumer(room.name, settings.slow_consumer)))
         self._core.apply_settings(room, settings)
         self._keeping.keep_room(room, out)
         return answers.room_settings(kind, room.name, settings.shown(self._core.bounds))

@@ -42,6 +42,9 @@ from tuskws_fast.storage.entries import Confirmed, Published
 _MODES = frozenset(int(mode) for mode in PresenceMode)
 
 
+def _nothing(*_: object) -> None: ...
+
+
 class People:
     def __init__(self, core: Core, members: Members) -> None:
         self._core = core
@@ -49,6 +52,9 @@ class People:
         # People of whom others may have to be told something at the next tick, in the order of the changes.
         self._changed: dict[str, Person] = {}
         self._tick_armed = False
+        # Told of each session that begins, and of each that ends, before it leaves its rooms.
+        self.on_attached: Callable[[Session, Attach], None] = _nothing
+        self.on_ended: Callable[[Session], None] = _nothing
 
     # -- leases ----------------------------------------------------------------------------------------------------
 
@@ -70,6 +76,7 @@ class People:
             session = Session(record.conn, worker_of(record.conn), person, record.status)
             session.inbox_at = record.inbox
             core.sessions[record.conn] = session
+        self.on_attached(session, record)
         self._set_mode(session, record.mode)
         session.status = record.status
         person.sessions[record.conn] = session
@@ -97,7 +104,7 @@ class People:
         if session is None or session.lost:
             return
         if record.clean:
-            self._end(session, out)
+            self.end(session, out)
         else:
             self.lose(session)
 
@@ -112,10 +119,11 @@ class People:
     def end_grace(self, conn: int, out: Out) -> None:
         session = self._core.sessions.get(conn)
         if session is not None and session.lost:
-            self._end(session, out)
+            self.end(session, out)
 
-    def _end(self, session: Session, out: Out) -> None:
+    def end(self, session: Session, out: Out) -> None:
         core, person = self._core, session.person
+        self.on_ended(session)
         self._set_mode(session, PresenceMode.NONE)
         del core.sessions[session.conn]
         del person.sessions[session.conn]

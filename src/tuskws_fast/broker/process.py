@@ -73,6 +73,7 @@ def engine_limits(config: Config) -> EngineLimits:
         inbox_bytes=rooms.inbox_bytes,
         presence_full_max=rooms.presence_full_max,
         grace_s=config.timeouts.leave_grace,
+        keep_alive_s=config.timeouts.keep_alive_timeout,
         dedupe_window_s=rooms.dedupe_window,
         dedupe_ids_max=rooms.dedupe_ids_max,
         dedupe_bytes_max=rooms.dedupe_bytes_max,
@@ -262,6 +263,7 @@ class Broker:
         grown[Metric.PUBLICATIONS] = events["publications"]
         grown[Metric.PRIVATE_MESSAGES] = events["private_messages"]
         grown[Metric.DUPLICATES] = events["duplicates"]
+        grown[Metric.SESSIONS_RESUMED] = events["resumed"]
         grown[Metric.RING_DROPPED] = self._outbox.drops
         grown[Metric.RING_FULL] = self._outbox.full
         grown[Metric.RECORDS_FAILED] = self._inbox.failed

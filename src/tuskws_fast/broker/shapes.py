@@ -16,7 +16,8 @@ _TEXT, _NUMBER, _TRUTH, _BYTES = (str,), (int,), (bool,), (bytes,)
 _MAYBE = type(None)
 
 _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
-    records.Attach: (_NUMBER, _TEXT, _TEXT, (list,), _NUMBER, _TEXT, _NUMBER),
+    records.Attach: (_NUMBER, _TEXT, _TEXT, (list,), _NUMBER, _TEXT, _NUMBER, (list, _MAYBE), _NUMBER),
+    records.Resume: (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, (list, _MAYBE), (dict,)),
     records.Detach: (_NUMBER, _TRUTH),
     records.Join: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (str, _MAYBE), (tuple, _MAYBE), (int, _MAYBE)),
     records.Leave: (_NUMBER, _NUMBER, _TEXT),
@@ -26,6 +27,7 @@ _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
     records.Recover: (_TEXT, _TEXT, _NUMBER),
     records.Restore: (_NUMBER, _TEXT, _TEXT, _NUMBER),
     records.Kept: (_TEXT, _NUMBER, (object,)),
+    records.Seen: (_TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT, _NUMBER, _NUMBER),
     records.Announced: (_NUMBER,),
     records.Confirm: (_NUMBER, _TEXT, _NUMBER),
 }

@@ -21,7 +21,7 @@ from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.ledger import Ledger, Sequence
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.broker.timers import Timer, Timers
-from tuskws_fast.ipc.records import DownRecord, Gap, PresenceMode
+from tuskws_fast.ipc.records import Claims, DownRecord, Gap, PresenceMode
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.dedupe import Dedupe, inbox_scope
 from tuskws_fast.rooms.history import History, Tally
@@ -162,10 +162,24 @@ class Person:
 class Session:
     """One connection's identity. `lost`: its socket is gone, its memberships and lease last for the grace.
 
-    `inbox_at`: up to this offset the connection was sent its user's inbox.
+    `inbox_at`: up to this offset the connection was sent its user's inbox. `ticket`, `roles`, `claims`: see `tickets`.
+    `passwords`: the rooms it showed a password for, and that password's hash.
     """
 
-    __slots__ = ("conn", "inbox_at", "lost", "mode", "person", "rooms", "status", "worker")
+    __slots__ = (
+        "claims",
+        "conn",
+        "inbox_at",
+        "lost",
+        "mode",
+        "passwords",
+        "person",
+        "roles",
+        "rooms",
+        "status",
+        "ticket",
+        "worker",
+    )
 
     def __init__(self, conn: int, worker: int, person: Person, status: str) -> None:
         self.conn = conn
@@ -176,6 +190,10 @@ class Session:
         self.rooms: dict[str, Room] = {}
         self.inbox_at = 0
         self.lost = False
+        self.ticket = conn
+        self.roles: list[str] = []
+        self.claims: Claims | None = None
+        self.passwords: dict[str, str] | None = None
 
 
 class Shard:

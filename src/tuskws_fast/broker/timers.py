@@ -20,6 +20,9 @@ class Timer(IntEnum):
     SANCTION = 7  # key: fact         a ban or mute is over
     OFFLINE = 8  # key: ""            forget users that stayed away
     ANNOUNCE = 9  # key: ""           stop waiting for workers to announce themselves
+    RESUMABLE = 11  # key: ""         forget sessions that nobody resumed
+    TAKEOVER = 12  # key: ""          stop waiting for workers to let go of sessions that are resumed elsewhere
+    RECEIPT = 13  # key: publication   tell how many have confirmed it
     ORIGINS = 10  # key: ""           forget which commands the broker before this one carried out
 
 

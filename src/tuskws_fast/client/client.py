@@ -6,9 +6,9 @@
         async for push in client:
             print(push)
 
-One task lives as long as the client: connect, authenticate, read until the connection is gone, wait (full jitter, 0.5 s
-doubling to 30 s), again; for ever, unless the server says that it is pointless (401 and other 4xx, close 4500-4999, a
-refused token). What outlives a connection is in `ClientState`; what is here is I/O and time.
+One task lives as long as the client: connect, resume or authenticate, read until the connection is gone, wait (full
+jitter, 0.5 s doubling to 30 s), again; for ever, unless the server says that it is pointless (401 and other 4xx, close
+4500-4999, a refused token). What outlives a connection is in `ClientState`; what is here is I/O and time.
 
 What is to be sent is queued in order and written by a second task of the connection, so that no call waits for a
 socket, and thousands of publications sent again cannot stop the reading of their own answers.
@@ -46,6 +46,8 @@ _MOVED = frozenset({CloseCode.GOING_AWAY, CloseCode.RESTART, CloseCode.DRAINED})
 FRAME_BYTES_MAX = 16 * 1024 * 1024
 REFRESH_BEFORE_S = 30.0
 CONFIRM_EVERY_S = 0.5
+# How often a resumption is asked for that the server cannot carry out yet.
+RESUME_TRIES = 5
 # Answers to an upgrade that stay the same however often one asks.
 _REFUSALS = frozenset({400, 401, 403, 404, 426})
 
@@ -92,6 +94,7 @@ class Client:
         self._connection: ClientConnection | None = None
         self._answers: dict[CommandId, asyncio.Future[Message]] = {}
         self._pushes = Pushes(self._on_done)
+        self._expires_at: float | None = None
         self._confirming = False
         self._outgoing: deque[str] = deque()
         self._to_write = asyncio.Event()
@@ -187,13 +190,18 @@ class Client:
         """Publish and await the `ack`. Sent again after a loss of the connection or a refusal that names a time
         (`rate_limited`, the server recovering from a fault), and not published twice.
 
-        `options` are the command's own: `echo`, `ack` (a level), `receipt`.
+        `options` are the command's own: `echo`, `ack` (a level), `receipt` (then `receipt` pushes come, see `ack`).
         """
         return await self._publish({"type": "broadcast", "room": room, "message": message, **options})
 
     async def private_message(self, to: str, message: Any, **options: Any) -> Message:
         """As `broadcast`, to every connection of the user `to`."""
         return await self._publish({"type": "private_message", "to": to, "message": message, **options})
+
+    async def ack(self, room: str, offset: int) -> None:
+        """Confirm everything in `room` up to `offset`: who published it with `receipt=True` is told how many have."""
+        await self._wait_until_up()
+        self._send({"type": "ack", "room": room, "offset": offset})
 
     async def presence(self, status: str) -> None:
         await self.request("presence", status=status)
@@ -289,10 +297,13 @@ class Client:
             self._connection = connection
             writer = asyncio.create_task(self._write(connection))
             try:
-                await self._introduce(connection)
+                resumed = await self._introduce(connection)
                 self._up.set()
                 self._backoff.reset()
-                self._send(*self.state.connection_ready())
+                if resumed is not None:
+                    await self._apply(self.state.connection_resumed(resumed))
+                else:
+                    self._send(*self.state.connection_ready())
                 while True:
                     await self._receive(codec.decode(await connection.recv()))
             except ConnectionClosed:
@@ -314,14 +325,19 @@ class Client:
         except ConnectionClosed:
             return  # the reader sees it too, and acts
 
-    async def _introduce(self, connection: ClientConnection) -> None:
-        """Everything up to a session with an identity; answers are read here, nothing else comes before it."""
+    async def _introduce(self, connection: ClientConnection) -> Message | None:
+        """Everything up to a session with an identity; answers are read here, nothing else comes before it. Returns the
+        answer that resumed the last one, if that was possible."""
         self.welcome = codec.decode(await connection.recv())
         if self._hello is not None:
             await connection.send(_text({"type": "hello", **self._hello}))
+        resumed = await self._resume(connection)
+        if resumed is not None:
+            return resumed
         if self._token is None:
             self.user = self.welcome.get("user")
-            return
+            self.state.ticket = self.welcome.get("session")
+            return None
         token = self._token if isinstance(self._token, str) else self._token()
         if inspect.isawaitable(token):
             token = await token
@@ -333,12 +349,37 @@ class Client:
                 raise ConnectionError(f"token refused: {answer['code']}")  # the next one may be fresh
             raise AuthError(answer)
         self._on_auth_success(answer)
+        return None
+
+    async def _resume(self, connection: ClientConnection) -> Message | None:
+        for _ in range(RESUME_TRIES):
+            command = self.state.resumption()
+            if command is None:
+                return None
+            await connection.send(_text(command))
+            answer: Message = codec.decode(await connection.recv())
+            while answer.get("id") != command["id"]:
+                await self._receive(answer)
+                answer = codec.decode(await connection.recv())
+            if answer["type"] == "resumed":
+                self.user = answer["user"]
+                self._refresh_in_time()
+                return answer
+            if answer["code"] not in (ErrorCode.UNAVAILABLE, ErrorCode.RATE_LIMITED):
+                break
+            await asyncio.sleep(float(answer.get("retry_after", 1.0)))
+        self.state.ticket = None
+        return None
 
     def _on_auth_success(self, answer: Message) -> None:
         self.user = answer["user"]
-        expires_at = answer.get("expires_at")
-        if expires_at is not None and callable(self._token):
-            left_s = expires_at - time.time()
+        self.state.ticket = answer.get("session")
+        self._expires_at = answer.get("expires_at")
+        self._refresh_in_time()
+
+    def _refresh_in_time(self) -> None:
+        if self._expires_at is not None and callable(self._token):
+            left_s = self._expires_at - time.time()
             self._later(max(left_s - REFRESH_BEFORE_S, left_s / 2, 0.0), self._refresh_token)
 
     async def _refresh_token(self) -> None:
@@ -354,7 +395,9 @@ class Client:
     async def _receive(self, message: Message) -> None:
         if message.get("type") == "reconnect":
             self._on_planned_reconnect(message)
-        step = self.state.receive(message)
+        await self._apply(self.state.receive(message))
+
+    async def _apply(self, step: Step) -> None:
         self._resolve(step)
         self._send(*step.commands)
         for delay_s, command in step.delayed:

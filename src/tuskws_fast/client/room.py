@@ -27,6 +27,12 @@ class Room:
     async def broadcast(self, message: Any, **options: Any) -> Message:
         return await self._client.broadcast(self.name, message, **options)
 
+    async def ack(self, offset: int | None = None) -> None:
+        """Confirm everything up to `offset`, or all that the application was given."""
+        at = self.position
+        if offset is not None or at is not None:
+            await self._client.ack(self.name, offset if offset is not None else at[1] if at is not None else 0)
+
     async def history(self, **options: Any) -> Message:
         return await self._client.history(self.name, **options)
 

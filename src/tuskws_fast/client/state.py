@@ -10,6 +10,8 @@ No sockets, no clock, no tasks: messages in, a `Step` out (answers, pushes for t
                 (`retry_after`) holds all of them back for that long.
     inbox       private messages have a position too. What was given to the application already is dropped when it comes
                 again, and what it has dealt with is confirmed, so that the server can let go of it.
+    session     the ticket of the last connection: a new one resumes it, which brings identity, rooms and what was
+                missed with one command. Where that is refused, the client authenticates and joins as at first.
     joins       a room is wanted from `join` to `leave`. A new connection joins all of them first, with `since`; the
                 outbox follows when the last join is answered, because only a member may publish.
 
@@ -118,6 +120,7 @@ class ClientState:
     def __init__(self, prefix: str, outbox_max: int = OUTBOX_MAX) -> None:
         self.rooms: dict[str, RoomState] = {}
         self.outbox: dict[CommandId, Message] = {}
+        self.ticket: str | None = None
         self.connected = False
         self.ready = False  # connected, and every wanted room is joined: publications may go out
         self._prefix = prefix
@@ -128,6 +131,9 @@ class ClientState:
         self._joins: dict[CommandId, str] = {}  # joins without an answer, by id; the application's and our own
         self._unanswered: set[CommandId] = set()  # of those, the ones the application waits for
         self._replays: dict[CommandId, Replay] = {}
+        # The last `resume`, and which join of ours each room's pages under its id belong to.
+        self._resume_id: CommandId | None = None
+        self._resumed: dict[str, CommandId] = {}
         self._fetches: dict[CommandId, str] = {}
         # The last private message that the application was given, and the last that it has dealt with.
         self._inbox: tuple[str, int] = ("", 0)
@@ -171,11 +177,38 @@ class ClientState:
 
     # -- connections come and go -----------------------------------------------------------------------------------
 
-    def connection_ready(self) -> list[Message]:
-        """A connection stands and is authenticated. Returns the joins, or the outbox where no room is wanted."""
+    def resumption(self) -> Message | None:
+        """The command that brings everything back, if there is a session to be resumed."""
+        if self.ticket is None:
+            return None
+        self._resume_id = self.next_id()
+        rooms = {room.name: room.position for room in self.rooms.values() if room.epoch is not None}
+        return {"type": "resume", "id": self._resume_id, "session": self.ticket, "rooms": rooms}
+
+    def connection_resumed(self, answer: Message) -> Step:
+        """As `connection_ready`, with the answer `resumed`: only rooms that it did not bring back are joined."""
+        step = Step()
+        self.ticket = answer["session"]
+        self._begin_joins()
+        for command_id, name in list(self._joins.items()):
+            body = answer["rooms"].get(name, {})
+            if body.get("type") == "room_joined":
+                self._resumed[name] = command_id
+                self._on_join_answer(command_id, body, step)
+            else:
+                step.commands.append(self._join_command(command_id, self.rooms[name]))
+        if not self.rooms:
+            step.commands += self._open_outbox()
+        return step
+
+    def _begin_joins(self) -> None:
         self.connected = True
         asked = {self._joins[command_id]: command_id for command_id in self._unanswered}
         self._joins = {asked.get(room) or self.next_id(): room for room in self.rooms}
+
+    def connection_ready(self) -> list[Message]:
+        """A connection stands and is authenticated. Returns the joins, or the outbox where no room is wanted."""
+        self._begin_joins()
         if not self._joins:
             return self._open_outbox()
         return [self._join_command(command_id, self.rooms[room]) for command_id, room in self._joins.items()]
@@ -185,6 +218,7 @@ class ClientState:
         self.connected = self.ready = self._paused = False
         self._unsent = set(self.outbox)
         self._replays.clear()
+        self._resumed.clear()
         self._fetches.clear()
         for room in self.rooms.values():
             room.forget_fetch()
@@ -275,6 +309,8 @@ class ClientState:
     def _on_reply(self, command_id: CommandId, message: Message, step: Step) -> None:
         if command_id in self._joins:
             self._on_join_answer(command_id, message, step)
+        elif command_id == self._resume_id and message.get("room") in self._resumed:
+            self._on_join_answer(self._resumed[message["room"]], message, step)
         elif command_id in self._fetches:
             self._on_fetched(command_id, message, step)
         elif command_id in self.outbox and message.get("code") in _PASSING and "retry_after" in message:

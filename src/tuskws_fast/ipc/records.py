@@ -53,6 +53,8 @@ class UpType(IntEnum):
     KEPT = 11
     ANNOUNCED = 12
     CONFIRM = 13
+    RESUME = 14
+    SEEN = 15
 
 
 class DownType(IntEnum):
@@ -70,6 +72,12 @@ class DownType(IntEnum):
     GAP = 43
     KEEP = 44
     ALL = 45
+    RESUMED = 46
+    SUPERSEDE = 47
+    SLOW_CONSUMER = 48
+    WATCH = 49
+    TELL = 50
+    UNWATCH = 51
 
 
 class Level(IntEnum):
@@ -89,6 +97,9 @@ class PresenceMode(IntEnum):
     ALL = 2
 
 
+# What a token said: [until when (Unix time, or None), rights everywhere, [[room pattern, rights]…]].
+Claims = list[Any]
+
 # -- up: worker → broker -----------------------------------------------------------------------------------------
 
 
@@ -97,6 +108,9 @@ class Attach(NamedTuple):
 
     Idempotent. `status` is this connection's presence; it is also how a worker re-announces its leases to a new broker:
     then `inbox` is the offset up to which the connection was sent its user's private messages.
+
+    `claims`: None for a guest, else what a token said. `ticket`: the session, under the number of its first
+    connection; 0 = it has had no other.
     """
 
     conn: int
@@ -106,6 +120,8 @@ class Attach(NamedTuple):
     mode: int
     status: str
     inbox: int = 0
+    claims: Claims | None = None
+    ticket: int = 0
 
 
 class Detach(NamedTuple):
@@ -140,7 +156,7 @@ class Publish(NamedTuple):
 
     `key` is the client's string id (the idempotency key and `ref`), "" = none. `echo` false leaves `conn` out of the
     fan-out. `quiet`: no reply on success. `server`: published by the application, which needs no membership; `conn` is
-    then only who is left out (0 = nobody), and the reply goes to the worker that sent this.
+    then only who is left out (0 = nobody), and the reply goes to the worker that sent this. `receipt`: see `Watch`.
     `body` is the push without its closing brace: `{"type":"room_message","room":…,"message":…,"from":…[,"ref":…]`.
     """
 
@@ -154,6 +170,7 @@ class Publish(NamedTuple):
     key: str
     body: bytes
     server: bool = False
+    receipt: bool = False
 
 
 class Private(NamedTuple):
@@ -219,6 +236,37 @@ class Confirm(NamedTuple):
     offset: int
 
 
+class Resume(NamedTuple):
+    """The session `ticket` goes on as `conn`, a new number. Answered by `Resumed`, or by an error `Reply` for `via`:
+    the number that the asking connection still has.
+
+    `known`: None, or the identity this connection has shown a token for: [user, username, roles, claims], which then
+    counts instead of the session's. `rooms`: name → [epoch, offset].
+    """
+
+    conn: int
+    tag: int
+    via: int
+    ticket: int
+    mode: int
+    known: list[Any] | None
+    rooms: dict[str, list[Any]]
+
+
+class Seen(NamedTuple):
+    """Of this worker's members `delivered` were handed the publication of a `Watch`, whose fields come first, and
+    `acked` have confirmed it. Sent at once, then when it has changed, once a second at most, and when all have.
+    """
+
+    room: str
+    epoch: str
+    offset: int
+    conn: int
+    ref: str
+    delivered: int
+    acked: int
+
+
 class Announced(NamedTuple):
     """The worker has told the new broker all it knows."""
 
@@ -244,7 +292,8 @@ class Reply(NamedTuple):
 class Joined(NamedTuple):
     """`conn` is a member from here on: every later `Publication` of `room` on this ring is also for it.
 
-    `body` is the first `room_joined`; `pages` are further `history` bodies (replay longer than a page), in order.
+    `slow` is the room's policy for slow readers. `body` is the first `room_joined`; `pages` are further `history`
+    bodies (replay longer than a page), in order.
     """
 
     conn: int
@@ -254,6 +303,69 @@ class Joined(NamedTuple):
     offset: int
     body: bytes
     pages: list[bytes]
+    slow: str = "disconnect"
+
+
+class Resumed(NamedTuple):
+    """`conn` is a session from here on, and a member of `rooms`: [(name, epoch, offset, policy, `room_joined` body)…].
+
+    `refused` has the `error` bodies of the other rooms. `last` False: `history` pages follow as `Reply` under the same
+    tag.
+    """
+
+    conn: int
+    tag: int
+    via: int
+    ticket: int
+    user: str
+    username: str
+    roles: list[str]
+    claims: Claims | None
+    status: str
+    rooms: list[tuple[str, str, int, str, bytes]]
+    refused: dict[str, bytes]
+    last: bool
+
+
+class Supersede(NamedTuple):
+    """The session of `conn` goes on elsewhere: let go of it now, answer with `Detach`, and close the connection."""
+
+    conn: int
+
+
+class SlowConsumer(NamedTuple):
+    """The policy of `room` for slow readers is `slow` from here on: "disconnect", "drop" or "conflate"."""
+
+    room: str
+    slow: str
+
+
+class Watch(NamedTuple):
+    """Count who gets the publication that follows (`offset` of `epoch`), and who confirms it, and say so (`Seen`).
+
+    `conn` published it and is not counted; `ref` is its name for it.
+    """
+
+    room: str
+    epoch: str
+    offset: int
+    conn: int
+    ref: str
+
+
+class Unwatch(NamedTuple):
+    """Nobody waits for this count any more."""
+
+    room: str
+    epoch: str
+    offset: int
+
+
+class Tell(NamedTuple):
+    """`body` for exactly this connection."""
+
+    conn: int
+    body: bytes
 
 
 class Left(NamedTuple):
@@ -354,7 +466,21 @@ class AllPush(NamedTuple):
 
 
 UpRecord = (
-    Attach | Detach | Join | Leave | Publish | Private | Call | All | Recover | Restore | Kept | Announced | Confirm
+    Attach
+    | Detach
+    | Join
+    | Leave
+    | Publish
+    | Private
+    | Call
+    | All
+    | Recover
+    | Restore
+    | Kept
+    | Announced
+    | Confirm
+    | Resume
+    | Seen
 )
 DownRecord = (
     Reply
@@ -371,6 +497,12 @@ DownRecord = (
     | Gap
     | Keep
     | AllPush
+    | Resumed
+    | Supersede
+    | SlowConsumer
+    | Watch
+    | Unwatch
+    | Tell
 )
 
 # Dropped first when a worker's down ring is full: the offset tells that they are missing, and history replays them.
@@ -383,7 +515,7 @@ DROPPABLE = frozenset({DownType.PUBLICATION})
 _PUBLISH = struct.Struct("<QIHBBHH")
 # exclude, offset, len(room); then room, body
 _PUBLICATION = struct.Struct("<QQH")
-_ECHO, _QUIET, _SERVER = 1, 2, 4
+_ECHO, _QUIET, _SERVER, _RECEIPT = 1, 2, 4, 8
 
 # The class of each type, and which of its fields are bytes (JSON carries them as text: they are UTF-8 by construction).
 _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
@@ -400,6 +532,8 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     UpType.KEPT: (Kept, ()),
     UpType.ANNOUNCED: (Announced, ()),
     UpType.CONFIRM: (Confirm, ()),
+    UpType.RESUME: (Resume, ()),
+    UpType.SEEN: (Seen, ()),
     DownType.REPLY: (Reply, (3,)),
     DownType.JOINED: (Joined, (5,)),
     DownType.LEFT: (Left, (3,)),
@@ -414,6 +548,12 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     DownType.GAP: (Gap, ()),
     DownType.KEEP: (Keep, ()),
     DownType.ALL: (AllPush, (1,)),
+    DownType.RESUMED: (Resumed, ()),
+    DownType.SUPERSEDE: (Supersede, ()),
+    DownType.SLOW_CONSUMER: (SlowConsumer, ()),
+    DownType.WATCH: (Watch, ()),
+    DownType.TELL: (Tell, (1,)),
+    DownType.UNWATCH: (Unwatch, ()),
 }
 _TYPES: dict[type[Any], int] = {cls: int(kind) for kind, (cls, _) in _CLASSES.items()}
 
@@ -426,9 +566,10 @@ def type_of(record: UpRecord | DownRecord) -> int:
 def pack_record(record: UpRecord | DownRecord) -> bytes:
     """The payload of `record` on a ring; its type goes into the ring's own header (`type_of`)."""
     if type(record) is Publish:
-        conn, tag, rights, level, echo, quiet, room, key, body, server = record
+        conn, tag, rights, level, echo, quiet, room, key, body, server, receipt = record
         name, key_bytes = room.encode(), key.encode()
         flags = (_ECHO if echo else 0) | (_QUIET if quiet else 0) | (_SERVER if server else 0)
+        flags |= _RECEIPT if receipt else 0
         return _PUBLISH.pack(conn, tag, rights, level, flags, len(name), len(key_bytes)) + name + key_bytes + body
     if type(record) is Publication:
         exclude, offset, room, body = record
@@ -476,6 +617,7 @@ def _unpack_publish(payload: bytes) -> Publish:
         payload[key_at : key_at + k].decode(),
         payload[key_at + k :],
         bool(flags & _SERVER),
+        bool(flags & _RECEIPT),
     )
 
 
@@ -491,6 +633,9 @@ def _unpack_readable(kind: int, payload: bytes) -> UpRecord | DownRecord:
         fields[6] = [page.encode() for page in fields[6]]
     elif kind == DownType.RECOVERED:
         fields[2] = [(offset, body.encode()) for offset, body in fields[2]]
+    elif kind == DownType.RESUMED:
+        fields[9] = [(name, epoch, offset, slow, body.encode()) for name, epoch, offset, slow, body in fields[9]]
+        fields[10] = {name: body.encode() for name, body in fields[10].items()}
     elif kind == UpType.JOIN and fields[5] is not None:
         fields[5] = tuple(fields[5])
     record: UpRecord | DownRecord = cls(*fields)

@@ -66,6 +66,7 @@ class CloseCode(IntEnum):
     DISCONNECTED = 4503
     TOO_MANY_CONNECTIONS = 4509
     TOKEN_REVOKED = 4510
+    RESUMED_ELSEWHERE = 4511
 
 
 def may_reconnect(close_code: int) -> bool:

@@ -94,6 +94,7 @@ _REPLIES: Mapping[str, tuple[dict[str, Schema], dict[str, Schema]]] = {
     "resumed": (
         {
             "user": _IDENTITY,
+            "session": _STRING,
             "rooms": {
                 "type": "object",
                 "additionalProperties": {"anyOf": [_ref("reply.room_joined"), _ref("reply.error")]},

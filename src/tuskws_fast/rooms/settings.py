@@ -5,8 +5,8 @@ scrypt hash is, compared in constant time. Its cost (n=256: 0.25 MiB, 0.7 ms) is
 between other people's publications, so tries are limited per user and room as well, and a stolen hash of a *room*
 password is worth less than that of a person's.
 
-`persistent: true` and the slow-consumer policies besides `disconnect` are part of the protocol, but nothing here can
-keep their promise yet: they are refused as unavailable rather than accepted and ignored.
+`persistent: true` is part of the protocol, but nothing here can keep its promise yet: it is refused as unavailable
+rather than accepted and ignored.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class RoomSettings:
     password: str | None = None
     history_size: int | None = None
     history_ttl: float | None = None
+    slow_consumer: str = "disconnect"
 
     def shown(self, bounds: SettingBounds) -> dict[str, Any]:
         """What a client sees: effective values, and of the password only whether there is one."""
@@ -63,7 +64,7 @@ class RoomSettings:
             "history_size": bounds.history_size if self.history_size is None else self.history_size,
             "history_ttl": bounds.history_ttl_s if self.history_ttl is None else self.history_ttl,
             "persistent": False,
-            "slow_consumer": "disconnect",
+            "slow_consumer": self.slow_consumer,
         }
 
     def admits(self, password: str | None) -> bool:
@@ -103,6 +104,8 @@ def changed(old: RoomSettings, wanted: Mapping[str, Any], bounds: SettingBounds,
             new[name] = default if wanted[name] is None else _flag(wanted, name)
     if "password" in wanted:
         new["password"] = _hashed(wanted["password"], salt)
+    if "slow_consumer" in wanted:
+        new["slow_consumer"] = _policy(wanted)
     _check_promises(wanted)
     return replace(old, **new)
 
@@ -127,6 +130,7 @@ def restored(kept: object) -> RoomSettings:
         password=password,
         history_size=_count(kept, "history_size", MAX_MEMBERS_MAX),
         history_ttl=_seconds(kept, "history_ttl", math.inf),
+        slow_consumer=_policy(kept),
     )
 
 
@@ -170,13 +174,18 @@ def _seconds(wanted: Mapping[str, Any], name: str, most: float) -> float | None:
     return value
 
 
+def _policy(wanted: Mapping[str, Any]) -> str:
+    policy = wanted["slow_consumer"]
+    if policy is None:
+        return DEFAULT_SETTINGS.slow_consumer
+    if not isinstance(policy, str) or policy not in SLOW_CONSUMER_POLICIES:
+        raise SettingsFault("`slow_consumer` must be disconnect, drop or conflate")
+    return policy
+
+
 def _check_promises(wanted: Mapping[str, Any]) -> None:
-    persistent, policy = wanted.get("persistent"), wanted.get("slow_consumer")
+    persistent = wanted.get("persistent")
     if persistent is not None and not isinstance(persistent, bool):
         raise SettingsFault("`persistent` must be true or false")
-    if policy is not None and (not isinstance(policy, str) or policy not in SLOW_CONSUMER_POLICIES):
-        raise SettingsFault("`slow_consumer` must be disconnect, drop or conflate")
     if persistent:
         raise SettingsUnavailable("Rooms cannot be persistent on this node")
-    if policy not in (None, "disconnect"):
-        raise SettingsUnavailable("Slow consumers can only be disconnected on this node")

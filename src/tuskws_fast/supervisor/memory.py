@@ -47,6 +47,8 @@ class NodeMemory:
         self.sizes = sizes
         # Keys of the limit tables are hashes under this secret: nobody outside can choose colliding names.
         self.secret = secrets.token_bytes(32)
+        # Makes session tickets genuine; replaced by one that outlives the node where there is a data directory.
+        self.ticket_key = secrets.token_bytes(32)
         self._counters = Segment.create("counters", counters_bytes(row_count(workers), COLUMN_COUNT))
         self._rates = Segment.create("rates", rates_bytes(sizes.limit_keys))
         self._admission = Segment.create("admission", admission_bytes(sizes.limit_keys, workers))

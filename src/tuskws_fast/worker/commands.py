@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tuskws_fast.auth.tickets import Tickets
 from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import Level, PresenceMode
 from tuskws_fast.metrics import ERROR_COLUMN, Metric
 from tuskws_fast.protocol import codec, messages
 from tuskws_fast.protocol.codes import CloseCode, ErrorCode
-from tuskws_fast.rooms.permissions import NO_GRANTS, PRESENCE
+from tuskws_fast.rooms.permissions import NO_GRANTS, PRESENCE, Grants
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.limits import Limits
 from tuskws_fast.worker.outbox import BROKER_AWAY_S, Outbox
@@ -57,7 +58,7 @@ class Commands:
     """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
     presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts
     it into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
-    of another connection."""
+    of another connection. Without `tickets` no session can be resumed."""
 
     def __init__(
         self,
@@ -73,6 +74,7 @@ class Commands:
         monotonic: Callable[[], float],
         file: Callable[[Session], None],
         new_number: Callable[[], int],
+        tickets: Tickets | None = None,
         handlers: Handlers | None = None,
     ) -> None:
         self.take_settings(settings)
@@ -88,6 +90,7 @@ class Commands:
         self._monotonic = monotonic
         self._file = file
         self._new_number = new_number
+        self._tickets = tickets
         # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
         self._names = random.Random()
         # Guests whom the broker has not been told of: `announce`.
@@ -131,7 +134,6 @@ class Commands:
                 "server": settings.server,
                 "heartbeat_interval": settings.heartbeat_interval_s,
                 "max_message_size": settings.message_max,
-                "session": None,
             }
         )[:-1]
 
@@ -151,31 +153,57 @@ class Commands:
             session.is_guest = True
         if identity is not None and not self._identify(session, identity):
             return
-        who = b"false" if identity is None else b'true,"user":%b' % codec.encode(_user(session))
-        session.reply(b'%b,"connection_id":"%x","authenticated":%b}' % (self._welcome, session.number, who))
+        who = b"false" if identity is None else b'true,"user":%b' % codec.encode(user_of(session))
+        ticket = b"null" if identity is None else codec.encode(self.ticket_of(session))
+        session.reply(
+            b'%b,"connection_id":"%x","session":%b,"authenticated":%b}' % (self._welcome, session.number, ticket, who)
+        )
 
     def closed(self, session: Session, clean: bool) -> None:
         """The connection is gone: leave every room here; the broker keeps the membership for the grace, or not."""
-        self.sessions.pop(session.number, None)
-        self.watchers.discard(session)
+        if session.number in self.sessions:
+            self._end(session, clean)
         self.counters.add(Metric.CONNECTIONS_CLOSED)
-        for room in session.rooms:
-            self.hub.leave(session.connection, room)
         self.outbox.forget(session)
-        if session in self._unannounced:
-            self._unannounced.discard(session)
-        elif session.user is not None:
-            self.outbox.send(records.Detach(session.number, clean))
-        if session.user_admitted and session.user is not None:
-            self.limits.release_user(session.user)
         if session.address_admitted:
             self.limits.release_address(session.address)
         self.limits.release_connection()
 
+    def _end(self, session: Session, clean: bool) -> None:
+        """The session is none of this worker's any more."""
+        del self.sessions[session.number]
+        self.watchers.discard(session)
+        for room in session.rooms:
+            self.hub.leave(session.connection, room)
+        if session in self._unannounced:
+            self._unannounced.discard(session)
+        elif session.user is not None:
+            self.outbox.send(records.Detach(session.number, clean))
+        self._release_user(session)
+
+    def _release_user(self, session: Session) -> None:
+        if session.user_admitted and session.user is not None:
+            self.limits.release_user(session.user)
+            session.user_admitted = False
+
+    def supersede(self, session: Session) -> None:
+        """It goes on on another connection, which waits for this one to be let go of: not for its closing handshake."""
+        self._end(session, False)
+        session.connection.close(CloseCode.RESUMED_ELSEWHERE, b"resumed elsewhere")
+
     def _identify(self, session: Session, identity: Identity) -> bool:
         """The session speaks for `identity` from here on. False: the user has too many connections, this one closes."""
         if session.user is not None and session.user != identity.user:
-            self._drop_identity(session)
+            self._drop_identity(session, self._new_number())
+        if not self._take_identity(session, identity):
+            return False
+        if session.is_guest and self.handlers is None:
+            self._unannounced.add(session)
+        else:
+            self.attach(session)
+        return True
+
+    def _take_identity(self, session: Session, identity: Identity) -> bool:
         if not session.user_admitted:
             if not self.limits.admit_user(identity.user):
                 self.counters.add(Metric.REFUSED_PER_USER)
@@ -204,10 +232,6 @@ class Commands:
             session.address_key = 0
         if identity.expires_at is not None:
             self._file(session)
-        if session.is_guest and self.handlers is None:
-            self._unannounced.add(session)
-        else:
-            self.attach(session)
         return True
 
     def announce(self) -> None:
@@ -218,9 +242,9 @@ class Commands:
         while self._unannounced:
             self.attach(next(iter(self._unannounced)))
 
-    def _drop_identity(self, session: Session) -> None:
-        """A guest signs in: what it held as a guest ends first, and its number with it, so that what the broker still
-        decides for the guest finds nobody."""
+    def _drop_identity(self, session: Session, number: int) -> None:
+        """A guest signs in, or a session is resumed here: what the connection held ends first, and its number with
+        it, so that what the broker still decides for it finds nobody."""
         for room in sorted(session.rooms):
             self.hub.leave(session.connection, room)
             session.reply(codec.encode({"type": "room_left", "room": room}))
@@ -231,12 +255,13 @@ class Commands:
             self._unannounced.discard(session)
         else:
             self.outbox.send(records.Detach(session.number, True))
+        self._renumber(session, number)
+        self._release_user(session)
+
+    def _renumber(self, session: Session, number: int) -> None:
         del self.sessions[session.number]
-        session.number = self._new_number()
-        self.sessions[session.number] = session
-        if session.user_admitted and session.user is not None:
-            self.limits.release_user(session.user)
-            session.user_admitted = False
+        session.number = session.ticket = number
+        self.sessions[number] = session
 
     def attach(self, session: Session) -> None:
         """Tell the broker who is here (again): identity, presence mode and status of this connection."""
@@ -251,6 +276,8 @@ class Commands:
                 session.mode,
                 session.status,
                 session.inbox_at,
+                _claims(session),
+                0 if session.ticket == session.number else session.ticket,
             )
         )
 
@@ -403,27 +430,70 @@ class Commands:
         session.auth_failures = 0
         success = {
             "type": "auth_success",
-            "user": _user(session),
+            "user": user_of(session),
             "expires_at": session.expires_at,
-            "session": None,
+            "session": self.ticket_of(session),
         }
         session.reply(codec.encode(success), command_id)
 
     def _auth_failed(self, session: Session, command_id: CommandId, code: ErrorCode, text: str) -> None:
-        self.counters.add(Metric.AUTH_FAILED)
         session.reply(codec.encode({"type": "auth_failed", "code": code, "message": text}), command_id)
+        self._count_auth_failure(session)
+
+    def _count_auth_failure(self, session: Session) -> None:
+        self.counters.add(Metric.AUTH_FAILED)
         session.auth_failures += 1
         if session.auth_failures >= AUTH_FAILURES_MAX:
             session.connection.close(CloseCode.AUTH_FAILED, b"authentication failed")
 
     def _confirm(self, session: Session, command: Command, command_id: CommandId) -> None:
-        """Delivery confirmation has no reply. An inbox lets go of what was confirmed; of a room's messages nobody can
-        ask for a receipt in this version."""
+        """Delivery confirmation has no reply. An inbox lets go of what was confirmed, a room counts it."""
         if "inbox" in command:
             self.outbox.send(records.Confirm(session.number, command.get("epoch", ""), command["offset"]))
+        elif not self.hub.confirm(session.connection, command["room"], command.get("epoch", ""), command["offset"]):
+            session.refuse(ErrorCode.NOT_IN_ROOM, command_id)
+
+    def ticket_of(self, session: Session) -> str | None:
+        return self._tickets.issue(session.ticket) if self._tickets is not None else None
 
     def _resume(self, session: Session, command: Command, command_id: CommandId) -> None:
-        session.refuse(ErrorCode.UNAVAILABLE, command_id, "Sessions cannot be resumed in this version; join again")
+        if self._tickets is None:
+            session.refuse(ErrorCode.UNAVAILABLE, command_id, "Sessions cannot be resumed on this server; join again")
+            return
+        try:
+            ticket = self._tickets.session_of(command["session"])
+        except TokenError as error:
+            session.refuse(error.code, command_id, error.text)
+            if error.code is ErrorCode.BAD_TOKEN:
+                self.limits.count_refused_token(session.address, self._monotonic())
+                self._count_auth_failure(session)
+            return
+        if ticket == session.ticket:
+            session.refuse(ErrorCode.BAD_MESSAGE, command_id, "This connection has that session already")
+            return
+        if not self.outbox.connected:
+            self._refuse_unreachable(session, command_id)
+            return
+        known = None
+        if session.user is not None and not session.is_guest:
+            known = [session.user, session.username, list(session.roles), _claims(session)]
+        tag = self.outbox.expect(session, command_id, always=True)
+        rooms = {name: [since["epoch"], since["offset"]] for name, since in command["rooms"].items()}
+        self.outbox.send(
+            records.Resume(self._new_number(), tag, session.number, ticket, session.mode, known, rooms), session
+        )
+
+    def resumed(self, session: Session, record: records.Resumed) -> bool:
+        """`session` is from here on the one that the broker says; its connection's own ends. False: it may not be."""
+        if session.user is not None:
+            self._drop_identity(session, record.conn)
+        else:
+            self._renumber(session, record.conn)
+        session.ticket = record.ticket
+        session.is_guest = record.claims is None
+        session.status = record.status
+        session.auth_failures = 0
+        return self._take_identity(session, _identity(record))
 
     def _batch(self, session: Session, command: Command, command_id: CommandId) -> None:
         for entry in command["messages"]:
@@ -438,13 +508,17 @@ class Commands:
             if session in self._unannounced:
                 self.attach(session)
             return True
+        self._refuse_unreachable(session, command_id)
+        return False
+
+    @staticmethod
+    def _refuse_unreachable(session: Session, command_id: CommandId) -> None:
         session.refuse(
             ErrorCode.UNAVAILABLE,
             command_id,
             "The server is recovering from a fault; try again",
             retry_after=BROKER_AWAY_S,
         )
-        return False
 
     def _broadcast(self, session: Session, command: Command, command_id: CommandId) -> None:
         room: str = command["room"]
@@ -463,11 +537,16 @@ class Commands:
                 room,
                 command_id if type(command_id) is str else "",
                 body,
+                receipt=command.get("receipt", False),
             ),
             session,
         )
 
     def _private_message(self, session: Session, command: Command, command_id: CommandId) -> None:
+        if command.get("receipt"):
+            text = "Only a room's messages have receipts; a private message is kept until its recipient confirms it"
+            session.refuse(ErrorCode.UNAVAILABLE, command_id, text)
+            return
         body = self._push_prefix(session, b'{"type":"private_message"', command, command_id)
         if body is None:
             return
@@ -496,9 +575,6 @@ class Commands:
         if len(message) > self.settings.message_max:
             text = f"The message has {len(message)} bytes, {self.settings.message_max} are allowed"
             session.refuse(ErrorCode.MESSAGE_TOO_LARGE, command_id, text)
-            return None
-        if command.get("receipt"):
-            session.refuse(ErrorCode.UNAVAILABLE, command_id, "Receipts are not available in this version")
             return None
         if not self._reachable(session, command_id):
             return None
@@ -572,5 +648,21 @@ class Commands:
         return True
 
 
-def _user(session: Session) -> dict[str, Any]:
+def _claims(session: Session) -> records.Claims | None:
+    """What the broker keeps of the token, for a session that is resumed: None for a guest."""
+    if session.is_guest:
+        return None
+    grants = session.grants
+    return [session.expires_at, grants.everywhere, [list(pattern) for pattern in grants.patterns]]
+
+
+def _identity(record: records.Resumed) -> Identity:
+    expires_at, grants = None, NO_GRANTS
+    if record.claims is not None:
+        expires_at, everywhere, patterns = record.claims
+        grants = Grants(everywhere, tuple((pattern, rights) for pattern, rights in patterns))
+    return Identity(record.user, record.username, tuple(record.roles), grants, expires_at)
+
+
+def user_of(session: Session) -> dict[str, Any]:
     return {"id": session.user, "username": session.username, "roles": session.roles}

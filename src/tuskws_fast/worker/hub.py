@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.fanout import fan_out
-from tuskws_fast_ext.frame import Frame
+from tuskws_fast_ext.frame import Feed, Frame
 
+from tuskws_fast.ipc.records import Seen, Watch
 from tuskws_fast.protocol import codec
+from tuskws_fast.worker.receipts import Watches
 
 if TYPE_CHECKING:
     from tuskws_fast.worker.session import Session
@@ -35,7 +37,19 @@ TICK_MEMBERS_MIN = 32
 class LocalRoom:
     """The members of one room on this worker, and how far they have been told."""
 
-    __slots__ = ("batch", "epoch", "flushed_at", "late", "members", "name", "offset", "recovering")
+    __slots__ = (
+        "batch",
+        "epoch",
+        "feed",
+        "first_offset",
+        "flushed_at",
+        "late",
+        "members",
+        "name",
+        "offset",
+        "recovering",
+        "watches",
+    )
 
     def __init__(self, name: str, epoch: str, offset: int) -> None:
         self.name = name
@@ -43,6 +57,11 @@ class LocalRoom:
         self.offset = offset
         self.members: dict[Connection, None] = {}
         self.batch: list[bytes] = []
+        # Of the batch's first publication; with a feed there is nothing else in a batch.
+        self.first_offset = 0
+        # What slow readers may miss; None: they are cut off.
+        self.feed: Feed | None = None
+        self.watches: Watches | None = None
         self.flushed_at = 0.0
         self.recovering = False
         # Who joined while the room was recovering: their join reply held everything up to this offset.
@@ -72,19 +91,25 @@ class Hub:
         self._call_later = call_later
         self._monotonic = monotonic
         self._ticking = False
+        # Rooms whose publishers wait for receipts, and the way to who tells them.
+        self._watched: dict[str, LocalRoom] = {}
+        self.report: Callable[[Seen], object] = lambda seen: None
 
     # -- membership --------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, name: str, epoch: str, offset: int) -> None:
+    def join(self, connection: Connection, name: str, epoch: str, offset: int, slow: str = "disconnect") -> None:
         """`connection` gets every publication after `offset`."""
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = LocalRoom(name, epoch, offset)
+            self.treat_slow(name, slow)
         self.flush_room(room)
         room.members[connection] = None
+        if room.watches is not None:
+            room.watches.joined(connection, offset)
         if room.epoch != epoch:
             # The first to hear of a new epoch; the others get a Gap of their own.
-            room.epoch, room.offset = epoch, offset
+            self._move(room, epoch, offset)
         elif offset > room.offset:
             if len(room.members) == 1:
                 room.offset = offset
@@ -99,8 +124,14 @@ class Hub:
         self.flush_room(room)
         room.members.pop(connection, None)
         room.late.pop(connection, None)
+        if room.feed is not None:
+            connection.end_skip(room.feed, False)
         if not room.members:
-            del self.rooms[name]
+            self._forget(room)
+
+    def _forget(self, room: LocalRoom) -> None:
+        del self.rooms[room.name]
+        self._watched.pop(room.name, None)
 
     def forget_recovery(self) -> None:
         """The broker that was asked for history is dead; its successor is told every room's position."""
@@ -109,11 +140,101 @@ class Hub:
 
     def drop_room(self, name: str) -> dict[Connection, None]:
         """Forget the room; returns who was in it."""
-        room = self.rooms.pop(name, None)
+        room = self.rooms.get(name)
         if room is None:
             return {}
         self.flush_room(room)
+        self._forget(room)
+        if room.feed is not None:
+            for connection in room.members:
+                connection.end_skip(room.feed, False)
         return room.members
+
+    # -- slow readers ------------------------------------------------------------------------------------------
+
+    def treat_slow(self, name: str, slow: str) -> None:
+        """What becomes of members who do not read fast enough, from here on."""
+        room = self.rooms.get(name)
+        if room is None:
+            return
+        self.flush_room(room)
+        feed = room.feed
+        if slow == "disconnect":
+            if feed is not None:
+                self._end_skips(room)
+                feed.active = False
+                room.feed = None
+        elif feed is None:
+            room.feed = Feed(_gap_head(room), slow == "conflate")
+        else:
+            feed.conflate = slow == "conflate"
+
+    @staticmethod
+    def _end_skips(room: LocalRoom) -> None:
+        """Who was left out so far hears of it now."""
+        if room.feed is not None:
+            for connection in room.members:
+                connection.end_skip(room.feed, True)
+
+    def _move(self, room: LocalRoom, epoch: str, offset: int) -> None:
+        self._end_skips(room)
+        if room.epoch != epoch and room.watches is not None:
+            for seen in room.watches.end():
+                self.report(seen)
+        room.epoch, room.offset = epoch, offset
+        if room.feed is not None:
+            room.feed.head = _gap_head(room)
+
+    # -- receipts ----------------------------------------------------------------------------------------------
+
+    def watch(self, record: Watch, publisher: Connection | None) -> None:
+        """Count who confirms the publication that comes next, and report for how many members it is."""
+        room = self.rooms.get(record.room)
+        if room is None or room.epoch != record.epoch:
+            self.report(Seen(*record, 0, 0))
+            return
+        if room.watches is None:
+            room.watches = Watches()
+            self._watched[room.name] = room
+        others = len(room.members) - (publisher in room.members)
+        self.report(room.watches.add(record, publisher, others, self._monotonic()))
+
+    def unwatch(self, name: str, epoch: str, offset: int) -> None:
+        room = self.rooms.get(name)
+        if room is not None and room.watches is not None and room.epoch == epoch:
+            room.watches.forget(offset)
+            self._rest(room)
+
+    def _rest(self, room: LocalRoom) -> None:
+        """Stop counting where nobody waits."""
+        if not room.watches:
+            room.watches = None
+            self._watched.pop(room.name, None)
+
+    def confirm(self, connection: Connection, name: str, epoch: str, offset: int) -> bool:
+        """A member has everything up to `offset`. False: it is none."""
+        room = self.rooms.get(name)
+        if room is None or connection not in room.members:
+            return False
+        if room.watches is not None and epoch in ("", room.epoch):
+            for seen in room.watches.confirm(connection, min(offset, room.offset)):
+                self.report(seen)
+        return True
+
+    def report_changes(self) -> None:
+        """Call once a second."""
+        now = self._monotonic()
+        for room in list(self._watched.values()):
+            if room.watches is not None:
+                for seen in room.watches.changed(now):
+                    self.report(seen)
+            self._rest(room)
+
+    def announce_watches(self) -> None:
+        """Report all that is counted, to a broker that knows of nothing yet."""
+        for room in self._watched.values():
+            for seen in room.watches.all() if room.watches is not None else ():
+                self.report(seen)
 
     # -- sequenced -----------------------------------------------------------------------------------------------
 
@@ -155,7 +276,8 @@ class Hub:
                 self._queue(room, body, None)
                 continue
             self.flush_room(room)
-            self._fan_out({c: None for c in room.members if c not in room.late or room.late[c] < offset}, body, None)
+            targets = {c: None for c in room.members if c not in room.late or room.late[c] < offset}
+            self._fan_out(targets, body, None, room)
         room.late.clear()
 
     def gap(self, name: str, epoch: str, first: int, last: int) -> None:
@@ -166,7 +288,8 @@ class Hub:
         self.gaps += 1
         room.recovering = False
         room.late.clear()
-        room.epoch, room.offset = epoch, last
+        self.flush_room(room)
+        self._move(room, epoch, last)
         body = codec.encode({"type": "gap", "room": name, "epoch": epoch, "from": first, "to": last})
         self._append(room, body)
 
@@ -222,19 +345,40 @@ class Hub:
         batch = room.batch
         if batch:
             room.batch = []
-            self.deliveries += len(batch) * fan_out(room.members, Frame(batch, self._clock()))
+            frame = Frame(batch, self._clock(), False, room.feed, room.first_offset)
+            self.deliveries += len(batch) * fan_out(room.members, frame)
 
     def _queue(self, room: LocalRoom, body: bytes, exclude: Connection | None) -> None:
-        if exclude is None:
-            self._append(room, body)
-        else:
+        """The publication with offset `room.offset`."""
+        if exclude is not None:
             self.flush_room(room)
-            self._fan_out(room.members, body, exclude)
+            self._fan_out(room.members, body, exclude, room)
+            return
+        if not room.batch:
+            self._active.append(room)
+            room.first_offset = room.offset
+        room.batch.append(body)
 
     def _append(self, room: LocalRoom, body: bytes) -> None:
+        if room.feed is not None:
+            # It is not to be left out with the publications.
+            self.flush_room(room)
+            self._fan_out(room.members, body, None)
+            return
         if not room.batch:
             self._active.append(room)
         room.batch.append(body)
 
-    def _fan_out(self, members: dict[Connection, None], body: bytes, exclude: Connection | None) -> None:
-        self.deliveries += fan_out(members, Frame([body], self._clock()), exclude)
+    def _fan_out(
+        self, members: dict[Connection, None], body: bytes, exclude: Connection | None, room: LocalRoom | None = None
+    ) -> None:
+        """`room`: `body` is its publication with offset `room.offset`."""
+        if room is None:
+            frame = Frame([body], self._clock())
+        else:
+            frame = Frame([body], self._clock(), False, room.feed, room.offset)
+        self.deliveries += fan_out(members, frame, exclude)
+
+
+def _gap_head(room: LocalRoom) -> bytes:
+    return codec.encode({"type": "gap", "room": room.name, "epoch": room.epoch})[:-1]

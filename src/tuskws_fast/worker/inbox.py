@@ -17,6 +17,7 @@ from tuskws_fast.ipc.records import DownRecord, PresenceMode
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.escaping import escape_body
+from tuskws_fast.worker.commands import user_of
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, enter
@@ -64,6 +65,12 @@ class Inbox:
             records.Gap: self._gap,
             records.Keep: self._keep,
             records.AllPush: self._all,
+            records.Resumed: self._resumed,
+            records.Supersede: self._supersede,
+            records.SlowConsumer: self._slow_consumer,
+            records.Watch: self._watch,
+            records.Tell: self._tell,
+            records.Unwatch: self._unwatch,
         }
 
     def apply(self, batch: list[DownRecord]) -> None:
@@ -120,11 +127,57 @@ class Inbox:
             if waiting is not None and waiting.session is not None:
                 waiting.session.refuse(ErrorCode.UNAVAILABLE, waiting.command_id, "Your identity changed; join again")
             return
-        self._hub.join(session.connection, record.room, record.epoch, record.offset)
+        self._hub.join(session.connection, record.room, record.epoch, record.offset, record.slow)
         enter(session, record.room)
         command_id = waiting.command_id if waiting is not None else None
         for body in (record.body, *record.pages):
             session.replay(self._shown(body), command_id)
+
+    def _resumed(self, record: records.Resumed) -> None:
+        waiting = self._outbox.answered(record.tag, record.last)
+        session = self._sessions.get(record.via)
+        if (
+            session is None
+            or session.connection.is_closing
+            or (session.user not in (None, record.user) and not session.is_guest)
+        ):
+            # It went, or became somebody else, while the broker decided. The session can still be resumed.
+            self._outbox.send(records.Detach(record.conn, False))
+            if waiting is not None and waiting.session is not None:
+                waiting.session.refuse(ErrorCode.UNAVAILABLE, waiting.command_id, "Your identity changed; try again")
+            return
+        commands = session.commands
+        if not commands.resumed(session, record):
+            return
+        bodies = dict(record.refused)
+        for name, epoch, offset, slow, body in record.rooms:
+            self._hub.join(session.connection, name, epoch, offset, slow)
+            enter(session, name)
+            bodies[name] = self._shown(body)
+        # Room names need no escaping in JSON.
+        rooms = b",".join(b'"%b":%b' % (name.encode(), body) for name, body in bodies.items())
+        head = codec.encode({"type": "resumed", "user": user_of(session), "session": commands.ticket_of(session)})
+        command_id = waiting.command_id if waiting is not None else None
+        session.replay(b'%b,"rooms":{%b}}' % (head[:-1], rooms), command_id)
+
+    def _supersede(self, record: records.Supersede) -> None:
+        session = self._sessions.get(record.conn)
+        if session is not None:
+            session.commands.supersede(session)
+
+    def _slow_consumer(self, record: records.SlowConsumer) -> None:
+        self._hub.treat_slow(record.room, record.slow)
+
+    def _watch(self, record: records.Watch) -> None:
+        self._hub.watch(record, self._connection(record.conn))
+
+    def _unwatch(self, record: records.Unwatch) -> None:
+        self._hub.unwatch(record.room, record.epoch, record.offset)
+
+    def _tell(self, record: records.Tell) -> None:
+        session = self._sessions.get(record.conn)
+        if session is not None:
+            session.reply(record.body)
 
     def _left(self, record: records.Left) -> None:
         waiting = self._outbox.answered(record.tag) if record.tag else None

@@ -33,6 +33,7 @@ from tuskws_fast_ext.sockets import Poller
 
 from tuskws_fast import logs
 from tuskws_fast.auth.certificates import Certificates
+from tuskws_fast.auth.tickets import Tickets
 from tuskws_fast.config import Config, with_options
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.ipc import records
@@ -176,9 +177,6 @@ class Worker:
         self._guard = MemoryGuard(limits.worker_memory_max, [each.point for each in reversed(self._lanes)])
         self._outbox = Outbox(self._poller.call_soon, self._give_up, config.server.data_dir != "none")
         self._hub = Hub(time.time, self._ask_recovery, performance.room_tick, self._loop.call_later, time.monotonic)
-        self._inbox = Inbox(
-            self._hub, self._outbox, self._sessions, self._watchers, time.time, config.security.escape_html
-        )
         self._commands = Commands(
             settings.command_settings(config),
             self._outbox,
@@ -192,6 +190,16 @@ class Worker:
             self._loop.time,
             self._file,
             self._new_number,
+            Tickets(context.memory.ticket_key, context.memory.secret) if config.timeouts.keep_alive_timeout else None,
+        )
+        self._hub.report = self._outbox.send
+        self._inbox = Inbox(
+            self._hub,
+            self._outbox,
+            self._sessions,
+            self._watchers,
+            time.time,
+            config.security.escape_html,
         )
         if app is not None:
             if not isinstance(app, Application):
@@ -422,6 +430,7 @@ class Worker:
                 for name in session.rooms:
                     room = self._hub.rooms[name]
                     outbox.send(records.Restore(session.number, name, room.epoch, room.offset))
+        self._hub.announce_watches()
         outbox.send(records.Announced(self._context.slot))
         outbox.ask_again()
         outbox.flush()
@@ -494,6 +503,7 @@ class Worker:
         for session in self._wheel.advance(now):
             if session.look_at <= now and session.on_timer(now, wall, self._times):
                 self._file(session)
+        self._hub.report_changes()
         for lane in self._lanes:
             lane.point.expire(now, self._config.performance.queue_age_max)
         self._acceptor.expire(now)
@@ -510,8 +520,9 @@ class Worker:
             Metric.BYTES_IN: sum(point.bytes_in for point in points),
             Metric.BYTES_OUT: sum(point.bytes_out for point in points),
             Metric.TOO_SLOW_CLOSED: sum(point.too_slow for point in points),
+            Metric.LEFT_OUT: sum(point.left_out for point in points),
             Metric.DELIVERIES: self._hub.deliveries,
-            Metric.GAPS_SENT: self._hub.gaps,
+            Metric.GAPS_SENT: self._hub.gaps + sum(point.gaps for point in points),
             Metric.RING_OVERRUN: self._hub.holes,
             Metric.MESSAGES_RECEIVED: self._commands.received,
             Metric.REPLIES_SENT: self._commands.replies,

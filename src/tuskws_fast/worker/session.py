@@ -1,7 +1,8 @@
 """What a client holds on one connection: identity, rooms, deadlines, and how often it has erred.
 
-A connection has exactly one session and a session one connection; the session outlives nothing here (resuming one is
-the broker's record). It decides nothing about rooms: it turns input into calls of `Commands` and time into closes.
+A connection has exactly one session and a session one connection. One that is resumed goes on as another object here:
+what both have in common is the broker's (`broker.tickets`). It decides nothing about rooms: it turns input into calls
+of `Commands` and time into closes.
 
 Slots, not a dict, and containers only when needed: 10,000 idle sessions are the common case.
 """
@@ -65,6 +66,7 @@ class Session:
         "roles",
         "rooms",
         "status",
+        "ticket",
         "token_identity",
         "user",
         "user_admitted",
@@ -77,6 +79,8 @@ class Session:
     def __init__(self, commands: Commands, number: int, address: str, now: float) -> None:
         self.commands = commands
         self.number = number
+        # The session's number: that of its first connection.
+        self.ticket = number
         self.address = address
         self.opened_at = now
         self.last_command = now

@@ -301,8 +301,10 @@ JUNK: list[Any] = [None, [], {}, [None], 0, -1, 2**63, 1.5, "x", "", True, {"a":
 
 @pytest.mark.parametrize("kind", [kind for kind in records.UpType if kind != records.UpType.PUBLISH])
 def test_junk_in_any_field_of_any_record_is_refused_or_ignored(node: Node, alice: Client, kind: int) -> None:
+    gone = node.connect("gone")
+    gone.drop()
     good: dict[int, list[Any]] = {
-        records.UpType.ATTACH: [alice.conn, "alice", "Alice", [], 1, "online", 0],
+        records.UpType.ATTACH: [alice.conn, "alice", "Alice", [], 1, "online", 0, [None, 0, [["a*", 1]]], 0],
         records.UpType.DETACH: [alice.conn, True],
         records.UpType.JOIN: [alice.conn, 1, 0, "room", None, None, None],
         records.UpType.LEAVE: [alice.conn, 1, "chat"],
@@ -314,6 +316,8 @@ def test_junk_in_any_field_of_any_record_is_refused_or_ignored(node: Node, alice
         records.UpType.KEPT: ["room\nx", 1, {}],
         records.UpType.ANNOUNCED: [0],
         records.UpType.CONFIRM: [alice.conn, "e1", 1],
+        records.UpType.RESUME: [alice.conn + 1, 1, alice.conn, gone.ticket, 1, None, {"chat": ["e1", 0]}],
+        records.UpType.SEEN: ["chat", "e1", 1, alice.conn, "k", 1, 1],
     }
     for position in range(len(good[kind])):
         for junk in JUNK:

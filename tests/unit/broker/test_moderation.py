@@ -55,7 +55,7 @@ def test_creating_needs_the_right_to(node: Node) -> None:
         ({"max_members": "many"}, "bad_message"),
         ({"history_size": 10_001}, "bad_message"),
         ({"persistent": True}, "unavailable"),
-        ({"slow_consumer": "conflate"}, "unavailable"),
+        ({"slow_consumer": "explode"}, "bad_message"),
         ([], "bad_message"),
     ],
 )

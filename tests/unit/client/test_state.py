@@ -367,3 +367,80 @@ def test_refusal_without_a_time_is_an_answer() -> None:
     state = member_at(0)
     command_id, (command,) = state.publish({"type": "broadcast", "room": "a", "message": 1, "ack": "stored"})
     assert state.receive(error(command, "unavailable")).answers[0][0] == command_id
+
+
+# -- resuming a session ----------------------------------------------------------------------------------------------
+
+
+def resumed(command: Message, **rooms: Message) -> Message:
+    user = {"id": "ann", "username": "Ann", "roles": []}
+    return {"type": "resumed", "id": command["id"], "user": user, "session": "t", "rooms": rooms}
+
+
+def body(offset: int, *messages: Message, **more: Any) -> Message:
+    return joined(0, offset, messages=list(messages), recovered=True, **more)
+
+
+def resuming(state: ClientState) -> Message:
+    """The `resume` that a new connection begins with."""
+    state.ticket = "t"
+    state.connection_lost()
+    command = state.resumption()
+    assert command is not None
+    return command
+
+
+def test_without_a_ticket_nothing_is_resumed() -> None:
+    assert member_at(3).resumption() is None
+
+
+def test_resumption_names_every_room_and_where_one_was() -> None:
+    command = resuming(member_at(3))
+    rooms = {"a": {"epoch": "e1", "offset": 3}}
+    assert command == {"type": "resume", "id": command["id"], "session": "t", "rooms": rooms}
+
+
+def test_one_answer_gives_what_was_missed_and_opens_the_outbox() -> None:
+    state = member_at(3)
+    command = resuming(state)
+    publish_id, _ = state.publish({"type": "broadcast", "room": "a", "message": 1})
+    step = state.connection_resumed(resumed(command, a=body(5, message(4), message(5))))
+    assert offsets(step) == [4, 5]
+    assert [each["id"] for each in step.commands] == [publish_id]
+    assert offsets(state.receive(message(6))) == [6]
+
+
+def test_long_replay_comes_in_pages_under_the_id_of_the_resumption() -> None:
+    state = member_at(3)
+    command = resuming(state)
+    step = state.connection_resumed(resumed(command, a=body(6, message(4), more=True)))
+    assert offsets(step) == [4]
+    assert not state.ready
+    page = {"type": "history", "id": command["id"], "room": "a", "epoch": "e1", "offset": 6, "recovered": True}
+    assert offsets(state.receive({**page, "messages": [message(5)], "more": True})) == [5]
+    assert offsets(state.receive({**page, "messages": [message(6)], "more": False})) == [6]
+    assert state.ready
+
+
+def test_room_that_was_not_brought_back_is_joined() -> None:
+    state = member_at(3)
+    command = resuming(state)
+    refusal = {"type": "error", "code": "bad_password", "message": "no"}
+    step = state.connection_resumed(resumed(command, a=refusal))
+    (join,) = step.commands
+    assert (join["type"], join["since"]) == ("join_room", {"epoch": "e1", "offset": 3})
+    assert offsets(state.receive({**body(4, message(4)), "id": join["id"]})) == [4]
+
+
+def test_epoch_that_changed_meanwhile_is_told_as_a_gap() -> None:
+    state = member_at(3)
+    command = resuming(state)
+    step = state.connection_resumed(resumed(command, a=joined(0, 2, epoch="e2", recovered=False)))
+    assert offsets(step) == ["gap"]
+
+
+def test_without_rooms_the_outbox_opens_at_once() -> None:
+    state = ClientState("p")
+    command = resuming(state)
+    publish_id, _ = state.publish({"type": "private_message", "to": "bob", "message": 1})
+    assert [each["id"] for each in state.connection_resumed(resumed(command)).commands] == [publish_id]

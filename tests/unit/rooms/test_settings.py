@@ -77,7 +77,7 @@ def test_a_value_that_cannot_be_is_refused_by_name_without_repeating_it(field: s
     assert "xxx" not in str(caught.value)
 
 
-@pytest.mark.parametrize("wanted", [{"persistent": True}, {"slow_consumer": "drop"}, {"slow_consumer": "conflate"}])
+@pytest.mark.parametrize("wanted", [{"persistent": True}])
 def test_a_promise_that_cannot_be_kept_is_not_made(wanted: dict[str, Any]) -> None:
     with pytest.raises(SettingsUnavailable):
         settings(**wanted)

@@ -226,7 +226,9 @@ class TestAuth:
         assert success["type"] == "auth_success"
         assert success["user"] == {"id": "ada", "username": "Ada", "roles": ["staff"]}
         [attach] = desk.line.take()
-        assert attach == records.Attach(1, "ada", "Ada", ["staff"], records.PresenceMode.ROOMS, "online")
+        until = success["expires_at"]
+        mode = records.PresenceMode.ROOMS
+        assert attach == records.Attach(1, "ada", "Ada", ["staff"], mode, "online", 0, [until, 0, []])
 
     def test_only_who_has_authenticated_is_trusted_with_compressed_data(self) -> None:
         session, wire = greeted(self.desk())
