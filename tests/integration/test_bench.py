@@ -307,7 +307,14 @@ def test_tls_to_a_server_without_it_is_an_error(our_server: Contender) -> None:
         run(Scenario("idle", url=our_server.url.replace("ws:", "wss:"), members=2, **SHORT))
 
 
-PEERS = [name for name in CONTENDERS if name != "ours"]
+PEERS = [name for name, make in CONTENDERS.items() if name != "ours" and make(Setting()).cannot("fanout") is None]
+
+
+def test_a_server_that_only_answers_handshakes_is_measured_by_them() -> None:
+    with CONTENDERS["bare-uvloop"](Setting()) as contender:
+        result = run(Scenario("idle", url=contender.url, protocol="raw", members=20, **SHORT))
+    assert result.handshakes_per_s is not None
+    assert result.handshakes_per_s > 0
 
 
 @pytest.mark.parametrize("name", PEERS)
