@@ -7,8 +7,10 @@ with sanitizers, with a mutation loop in libFuzzer's place.
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ EXECUTIONS = 500
 NATIVE_EXECUTIONS = 20_000
 FLAGS = ("-g", "-O1", "-std=gnu11", "-w", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 FINDINGS = sorted(path for name in TARGETS for path in (corpus.HERE / "findings" / name).glob("*"))
+
+
+@pytest.fixture(autouse=True)
+def our_log() -> Iterator[None]:
+    """Targets listen to the log by themselves; the tests behind them want it as it was."""
+    log = logging.getLogger("tuskws_fast")
+    handlers, propagate = list(log.handlers), log.propagate
+    yield
+    log.handlers[:], log.propagate = handlers, propagate
 
 
 @pytest.mark.parametrize("name", TARGETS)
