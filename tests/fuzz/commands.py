@@ -64,7 +64,7 @@ class Node:
             bool(mode & ESCAPES),
         )
         self.numbers = iter(range(1, 1 << 30))
-        self.desk.commands._new_number = self.new_number
+        self.desk.identities._new_number = self.new_number
         self.edge = Edge(self.new_session, FRAME_MAX)
         self.pairs = pairs
         self.lines: list[Line] = []

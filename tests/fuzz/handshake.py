@@ -58,7 +58,7 @@ class Met:
 
 
 class Guest:
-    """The session of whoever is upgraded: what it held is given back at its end, as worker/commands does."""
+    """The session of whoever is upgraded: what it held is given back at its end, as worker/identities does."""
 
     connection: Any
     address_admitted = False

@@ -10,10 +10,11 @@ from tuskws_fast_ext.frame import Frame
 from tuskws_fast.auth.tokens import Verifier
 from tuskws_fast.ipc.records import UpRecord
 from tuskws_fast.protocol import codec
-from tuskws_fast.worker.commands import Commands, CommandSettings
+from tuskws_fast.worker.commands import Commands
 from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.identities import Identities
 from tuskws_fast.worker.outbox import Outbox
-from tuskws_fast.worker.session import Session
+from tuskws_fast.worker.session import Session, Terms
 
 
 class Wire:
@@ -151,8 +152,8 @@ class Desk:
         self.sessions: dict[int, Session] = {}
         self.watchers: set[Session] = set()
         self.hub = Hub(lambda: self.wall, lambda *position: None, 0.0, lambda delay, callback: None, lambda: self.now)
-        self.commands = Commands(
-            CommandSettings(require_auth, message_max, 30.0, "tuskws-fast/test"),
+        self.identities = Identities(
+            Terms(require_auth, message_max, 30.0, "tuskws-fast/test"),
             self.outbox,
             self.hub,
             self.allowance,  # type: ignore[arg-type]
@@ -164,6 +165,15 @@ class Desk:
             lambda: self.now,
             lambda session: None,
             lambda: 1_000 + len(self.sessions),
+        )
+        self.commands = Commands(
+            self.identities,
+            self.outbox,
+            self.hub,
+            self.allowance,  # type: ignore[arg-type]
+            self.counters,  # type: ignore[arg-type]
+            lambda: self.wall,
+            lambda: self.now,
         )
 
     def connect(self, number: int = 1) -> tuple[Session, Wire]:

@@ -10,23 +10,20 @@ A failure of one command is answered and costs that command; the tenth malformed
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tuskws_fast.auth.tickets import Tickets
-from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import Level, PresenceMode
 from tuskws_fast.metrics import ERROR_COLUMN, Metric
 from tuskws_fast.protocol import codec, messages
 from tuskws_fast.protocol.codes import CloseCode, ErrorCode
-from tuskws_fast.rooms.permissions import NO_GRANTS, PRESENCE, Grants
+from tuskws_fast.rooms.permissions import PRESENCE
 from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.identities import Identities
 from tuskws_fast.worker.limits import Limits
-from tuskws_fast.worker.outbox import BROKER_AWAY_S, Outbox
-from tuskws_fast.worker.session import Session
+from tuskws_fast.worker.outbox import Outbox
+from tuskws_fast.worker.session import Command, CommandId, Session
 
 if TYPE_CHECKING:
     from tuskws_fast_ext.tables import Counters
@@ -34,67 +31,35 @@ if TYPE_CHECKING:
     from tuskws_fast.worker.handlers import Handlers
 
 FAULTS_MAX = 10  # malformed messages in a row (protocol §1)
-AUTH_FAILURES_MAX = 5  # protocol §3
-RATE_REFUSALS_MAX = 1_000  # commands refused in a row before a client that never slows down is closed (4009)
 
 _LEVELS = {None: Level.DEFAULT, "accepted": Level.ACCEPTED, "stored": Level.STORED, "synced": Level.SYNCED}
 _MODES = {"none": PresenceMode.NONE, "rooms": PresenceMode.ROOMS, "all": PresenceMode.ALL}
 _ACK = codec.encode({"type": "ack"})
 
-Command = dict[str, Any]
-CommandId = str | int | None
 Method = Callable[[Session, Command, CommandId], None]
 
 
-@dataclass(frozen=True, slots=True)
-class CommandSettings:
-    require_auth: bool
-    message_max: int
-    heartbeat_interval_s: float
-    server: str
-
-
 class Commands:
-    """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
-    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts
-    it into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
-    of another connection. Without `tickets` no session can be resumed."""
+    """`clock` is Unix time, `monotonic` the deadlines' clock."""
 
     def __init__(
         self,
-        settings: CommandSettings,
+        identities: Identities,
         outbox: Outbox,
         hub: Hub,
         limits: Limits,
-        verifier: Verifier | None,
         counters: Counters,
-        sessions: dict[int, Session],
-        watchers: set[Session],
         clock: Callable[[], float],
         monotonic: Callable[[], float],
-        file: Callable[[Session], None],
-        new_number: Callable[[], int],
-        tickets: Tickets | None = None,
-        handlers: Handlers | None = None,
     ) -> None:
-        self.take_settings(settings)
+        self.identities = identities
         self.outbox = outbox
         self.hub = hub
         self.limits = limits
-        self.verifier = verifier
         self.counters = counters
-        self.sessions = sessions
-        self.watchers = watchers
-        self.handlers = handlers
+        self.handlers: Handlers | None = None
         self._clock = clock
         self._monotonic = monotonic
-        self._file = file
-        self._new_number = new_number
-        self._tickets = tickets
-        # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
-        self._names = random.Random()
-        # Guests whom the broker has not been told of: `announce`.
-        self._unannounced: set[Session] = set()
         self._pong_at, self._pong = -1.0, b""
         self.received = 0
         self.replies = 0
@@ -105,7 +70,7 @@ class Commands:
             "join_room": self._join_room,
             "leave_room": self._leave_room,
             "hello": self._hello,
-            "auth": self._auth,
+            "auth": identities.authenticate,
             "presence": self._presence,
             "get_presence": self._ask("users", "room"),
             "history": self._history,
@@ -118,168 +83,10 @@ class Commands:
             "ban": self._ask("room", "user", "seconds"),
             "mute": self._ask("room", "user", "seconds"),
             "ack": self._confirm,
-            "resume": self._resume,
+            "resume": identities.resume,
             "batch": self._batch,
         }
         assert self._methods.keys() == messages.COMMANDS.keys(), "a command of the protocol has no method here"
-
-    def take_settings(self, settings: CommandSettings) -> None:
-        """Go by `settings` from now on."""
-        self.settings = settings
-        # What every `welcome` says alike.
-        self._welcome = codec.encode(
-            {
-                "type": "welcome",
-                "protocol": 1,
-                "server": settings.server,
-                "heartbeat_interval": settings.heartbeat_interval_s,
-                "max_message_size": settings.message_max,
-            }
-        )[:-1]
-
-    # -- the life of a session ---------------------------------------------------------------------------------------
-
-    def opened(self, session: Session, identity: Identity | None = None) -> None:
-        """The upgrade is done: greet, and make a guest of it where nobody has to authenticate."""
-        self.sessions[session.number] = session
-        self.counters.add(Metric.CONNECTIONS_OPENED)
-        session.address_key = self.limits.address_key(session.address)
-        self._file(session)
-        if identity is None and self.settings.require_auth:
-            session.rate_key = self.limits.key("connection", str(session.number))
-        elif identity is None:
-            name = f"guest-{self._names.getrandbits(48):012x}"
-            identity = Identity(user=name, username=name, roles=(), grants=NO_GRANTS, expires_at=None)
-            session.is_guest = True
-        if identity is not None and not self._identify(session, identity):
-            return
-        who = b"false" if identity is None else b'true,"user":%b' % codec.encode(user_of(session))
-        ticket = b"null" if identity is None else codec.encode(self.ticket_of(session))
-        session.reply(
-            b'%b,"connection_id":"%x","session":%b,"authenticated":%b}' % (self._welcome, session.number, ticket, who)
-        )
-
-    def closed(self, session: Session, clean: bool) -> None:
-        """The connection is gone: leave every room here; the broker keeps the membership for the grace, or not."""
-        if session.number in self.sessions:
-            self._end(session, clean)
-        self.counters.add(Metric.CONNECTIONS_CLOSED)
-        self.outbox.forget(session)
-        if session.address_admitted:
-            self.limits.release_address(session.address)
-        self.limits.release_connection()
-
-    def _end(self, session: Session, clean: bool) -> None:
-        """The session is none of this worker's any more."""
-        del self.sessions[session.number]
-        self.watchers.discard(session)
-        for room in session.rooms:
-            self.hub.leave(session.connection, room)
-        if session in self._unannounced:
-            self._unannounced.discard(session)
-        elif session.user is not None:
-            self.outbox.send(records.Detach(session.number, clean))
-        self._release_user(session)
-
-    def _release_user(self, session: Session) -> None:
-        if session.user_admitted and session.user is not None:
-            self.limits.release_user(session.user)
-            session.user_admitted = False
-
-    def supersede(self, session: Session) -> None:
-        """It goes on on another connection, which waits for this one to be let go of: not for its closing handshake."""
-        self._end(session, False)
-        session.connection.close(CloseCode.RESUMED_ELSEWHERE, b"resumed elsewhere")
-
-    def _identify(self, session: Session, identity: Identity) -> bool:
-        """The session speaks for `identity` from here on. False: the user has too many connections, this one closes."""
-        if session.user is not None and session.user != identity.user:
-            self._drop_identity(session, self._new_number())
-        if not self._take_identity(session, identity):
-            return False
-        if session.is_guest and self.handlers is None:
-            self._unannounced.add(session)
-        else:
-            self.attach(session)
-        return True
-
-    def _take_identity(self, session: Session, identity: Identity) -> bool:
-        if not session.user_admitted:
-            if not self.limits.admit_user(identity.user):
-                self.counters.add(Metric.REFUSED_PER_USER)
-                session.connection.close(CloseCode.TOO_MANY_CONNECTIONS, b"too many connections of this user")
-                return False
-            session.user_admitted = True
-        session.connection.trust()
-        session.user = identity.user
-        # Copied: what orjson returns has once been a kilobyte, and a hole of that stays behind a shrunk one (measured:
-        # 4 KB a connection).
-        session.user_json = b"%b" % codec.encode(identity.user)
-        session.username = identity.username
-        session.roles = identity.roles
-        session.grants = identity.grants
-        if session.mode == PresenceMode.ALL and not session.grants.everywhere & PRESENCE:
-            # The refreshed token no longer says so.
-            session.mode = int(PresenceMode.ROOMS)
-            self.watchers.discard(session)
-        session.expires_at = identity.expires_at
-        if session.is_guest:
-            # A name of the moment is nobody's to aim at: any key will do, and a hash costs as much as a tenth of the
-            # rest. 0 marks an empty slot.
-            session.rate_key = self._names.getrandbits(64) | 1
-        else:
-            session.rate_key = self.limits.key("rate", identity.user)
-            session.address_key = 0
-        if identity.expires_at is not None:
-            self._file(session)
-        return True
-
-    def announce(self) -> None:
-        """Attach the guests who came since the last call. Until a guest asks the broker for something, nobody knows
-        its name, so that may wait some milliseconds; and who is gone by then was never there. Both processes would be
-        woken for each otherwise: a third of what a handshake costs, and all of what a storm of them costs the broker.
-        """
-        while self._unannounced:
-            self.attach(next(iter(self._unannounced)))
-
-    def _drop_identity(self, session: Session, number: int) -> None:
-        """A guest signs in, or a session is resumed here: what the connection held ends first, and its number with
-        it, so that what the broker still decides for it finds nobody."""
-        for room in sorted(session.rooms):
-            self.hub.leave(session.connection, room)
-            session.reply(codec.encode({"type": "room_left", "room": room}))
-        session.rooms = set()
-        session.inbox_at = 0
-        session.is_guest = False
-        if session in self._unannounced:
-            self._unannounced.discard(session)
-        else:
-            self.outbox.send(records.Detach(session.number, True))
-        self._renumber(session, number)
-        self._release_user(session)
-
-    def _renumber(self, session: Session, number: int) -> None:
-        del self.sessions[session.number]
-        session.number = session.ticket = number
-        self.sessions[number] = session
-
-    def attach(self, session: Session) -> None:
-        """Tell the broker who is here (again): identity, presence mode and status of this connection."""
-        assert session.user is not None, "only a session with an identity has a lease"
-        self._unannounced.discard(session)
-        self.outbox.send(
-            records.Attach(
-                session.number,
-                session.user,
-                session.username,
-                list(session.roles),
-                session.mode,
-                session.status,
-                session.inbox_at,
-                _claims(session),
-                0 if session.ticket == session.number else session.ticket,
-            )
-        )
 
     # -- the gate ----------------------------------------------------------------------------------------------------
 
@@ -306,7 +113,7 @@ class Commands:
         now = self._monotonic()
         wait = self._charge(session, now)
         if wait > 0.0:
-            self._refuse_rate(session, messages.id_of(command), wait)
+            session.refuse_rate(messages.id_of(command), wait)
             return
         session.refused_in_row = 0
         try:
@@ -352,7 +159,7 @@ class Commands:
         self.received += 1
         wait = self._charge(session, self._monotonic())
         if wait > 0.0:
-            self._refuse_rate(session, command_id, wait)
+            session.refuse_rate(command_id, wait)
         else:
             self._fault(session, code, command_id, text)
 
@@ -371,14 +178,6 @@ class Commands:
         if session.faults >= FAULTS_MAX:
             self.counters.add(Metric.POLICY_CLOSED)
             session.connection.close(CloseCode.POLICY, b"too many malformed messages")
-
-    def _refuse_rate(self, session: Session, command_id: CommandId, wait: float) -> None:
-        self.counters.add(Metric.RATE_LIMITED)
-        session.refuse(ErrorCode.RATE_LIMITED, command_id, retry_after=wait)
-        session.refused_in_row += 1
-        if session.refused_in_row >= RATE_REFUSALS_MAX:
-            self.counters.add(Metric.POLICY_CLOSED)
-            session.connection.close(CloseCode.RATE_ABUSE, b"rate limit ignored")
 
     def count_error(self, code: ErrorCode) -> None:
         self.counters.add(ERROR_COLUMN[code])
@@ -401,50 +200,12 @@ class Commands:
             session.connection.set_batch(command["batch"])
         if mode != session.mode:
             session.mode = int(mode)
-            (self.watchers.add if mode is PresenceMode.ALL else self.watchers.discard)(session)
+            watchers = self.identities.watchers
+            (watchers.add if mode is PresenceMode.ALL else watchers.discard)(session)
             if session.user is not None:
-                self.attach(session)
+                self.identities.attach(session)
         if command_id is not None:
             session.reply(_ACK, command_id)
-
-    def _auth(self, session: Session, command: Command, command_id: CommandId) -> None:
-        now = self._monotonic()
-        wait = self.limits.wait_for_token(session.address, now)
-        if wait > 0.0 and not (self.verifier is not None and self.verifier.remembers(command["token"])):
-            self.counters.add(Metric.REFUSED_TOKEN_RATE)
-            self._refuse_rate(session, command_id, wait)
-            return
-        try:
-            if self.verifier is None:
-                raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
-            identity = self.verifier.verify(command["token"], self._clock())
-        except TokenError as error:
-            self.limits.count_refused_token(session.address, now)
-            self._auth_failed(session, command_id, error.code, error.code.text)
-            return
-        if session.user is not None and session.user != identity.user and not session.is_guest:
-            self._auth_failed(session, command_id, ErrorCode.FORBIDDEN, "The identity of a connection cannot change")
-            return
-        if not self._identify(session, identity):
-            return
-        session.auth_failures = 0
-        success = {
-            "type": "auth_success",
-            "user": user_of(session),
-            "expires_at": session.expires_at,
-            "session": self.ticket_of(session),
-        }
-        session.reply(codec.encode(success), command_id)
-
-    def _auth_failed(self, session: Session, command_id: CommandId, code: ErrorCode, text: str) -> None:
-        session.reply(codec.encode({"type": "auth_failed", "code": code, "message": text}), command_id)
-        self._count_auth_failure(session)
-
-    def _count_auth_failure(self, session: Session) -> None:
-        self.counters.add(Metric.AUTH_FAILED)
-        session.auth_failures += 1
-        if session.auth_failures >= AUTH_FAILURES_MAX:
-            session.connection.close(CloseCode.AUTH_FAILED, b"authentication failed")
 
     def _confirm(self, session: Session, command: Command, command_id: CommandId) -> None:
         """Delivery confirmation has no reply. An inbox lets go of what was confirmed, a room counts it."""
@@ -452,48 +213,6 @@ class Commands:
             self.outbox.send(records.Confirm(session.number, command.get("epoch", ""), command["offset"]))
         elif not self.hub.confirm(session.connection, command["room"], command.get("epoch", ""), command["offset"]):
             session.refuse(ErrorCode.NOT_IN_ROOM, command_id)
-
-    def ticket_of(self, session: Session) -> str | None:
-        return self._tickets.issue(session.ticket) if self._tickets is not None else None
-
-    def _resume(self, session: Session, command: Command, command_id: CommandId) -> None:
-        if self._tickets is None:
-            session.refuse(ErrorCode.UNAVAILABLE, command_id, "Sessions cannot be resumed on this server; join again")
-            return
-        try:
-            ticket = self._tickets.session_of(command["session"])
-        except TokenError as error:
-            session.refuse(error.code, command_id, error.text)
-            if error.code is ErrorCode.BAD_TOKEN:
-                self.limits.count_refused_token(session.address, self._monotonic())
-                self._count_auth_failure(session)
-            return
-        if ticket == session.ticket:
-            session.refuse(ErrorCode.BAD_MESSAGE, command_id, "This connection has that session already")
-            return
-        if not self.outbox.connected:
-            self._refuse_unreachable(session, command_id)
-            return
-        known = None
-        if session.user is not None and not session.is_guest:
-            known = [session.user, session.username, list(session.roles), _claims(session)]
-        tag = self.outbox.expect(session, command_id, always=True)
-        rooms = {name: [since["epoch"], since["offset"]] for name, since in command["rooms"].items()}
-        self.outbox.send(
-            records.Resume(self._new_number(), tag, session.number, ticket, session.mode, known, rooms), session
-        )
-
-    def resumed(self, session: Session, record: records.Resumed) -> bool:
-        """`session` is from here on the one that the broker says; its connection's own ends. False: it may not be."""
-        if session.user is not None:
-            self._drop_identity(session, record.conn)
-        else:
-            self._renumber(session, record.conn)
-        session.ticket = record.ticket
-        session.is_guest = record.claims is None
-        session.status = record.status
-        session.auth_failures = 0
-        return self._take_identity(session, _identity(record))
 
     def _batch(self, session: Session, command: Command, command_id: CommandId) -> None:
         for entry in command["messages"]:
@@ -505,20 +224,10 @@ class Commands:
 
     def _reachable(self, session: Session, command_id: CommandId) -> bool:
         if self.outbox.connected:
-            if session in self._unannounced:
-                self.attach(session)
+            self.identities.announce_one(session)
             return True
-        self._refuse_unreachable(session, command_id)
+        session.refuse_unreachable(command_id)
         return False
-
-    @staticmethod
-    def _refuse_unreachable(session: Session, command_id: CommandId) -> None:
-        session.refuse(
-            ErrorCode.UNAVAILABLE,
-            command_id,
-            "The server is recovering from a fault; try again",
-            retry_after=BROKER_AWAY_S,
-        )
 
     def _broadcast(self, session: Session, command: Command, command_id: CommandId) -> None:
         room: str = command["room"]
@@ -572,8 +281,8 @@ class Commands:
         except codec.JSONEncodeError:
             session.refuse(ErrorCode.BAD_MESSAGE, command_id, "`message` is nested too deeply")
             return None
-        if len(message) > self.settings.message_max:
-            text = f"The message has {len(message)} bytes, {self.settings.message_max} are allowed"
+        if len(message) > self.identities.terms.message_max:
+            text = f"The message has {len(message)} bytes, {self.identities.terms.message_max} are allowed"
             session.refuse(ErrorCode.MESSAGE_TOO_LARGE, command_id, text)
             return None
         if not self._reachable(session, command_id):
@@ -587,7 +296,7 @@ class Commands:
             wait = self.limits.take_password_try(session.address, self._monotonic())
             if wait > 0.0:
                 self.counters.add(Metric.PASSWORD_TRIES_LIMITED)
-                self._refuse_rate(session, command_id, wait)
+                session.refuse_rate(command_id, wait)
                 return
         if not self._reachable(session, command_id):
             return
@@ -646,23 +355,3 @@ class Commands:
         tag = self.outbox.expect(session, command_id)
         self.outbox.send(records.Call(session.number, tag, rights, op, args), session)
         return True
-
-
-def _claims(session: Session) -> records.Claims | None:
-    """What the broker keeps of the token, for a session that is resumed: None for a guest."""
-    if session.is_guest:
-        return None
-    grants = session.grants
-    return [session.expires_at, grants.everywhere, [list(pattern) for pattern in grants.patterns]]
-
-
-def _identity(record: records.Resumed) -> Identity:
-    expires_at, grants = None, NO_GRANTS
-    if record.claims is not None:
-        expires_at, everywhere, patterns = record.claims
-        grants = Grants(everywhere, tuple((pattern, rights) for pattern, rights in patterns))
-    return Identity(record.user, record.username, tuple(record.roles), grants, expires_at)
-
-
-def user_of(session: Session) -> dict[str, Any]:
-    return {"id": session.user, "username": session.username, "roles": session.roles}

@@ -184,7 +184,7 @@ class Handlers:
 
     def client(self, connection_id: str) -> Client | None:
         """An open connection of this worker."""
-        session = self._commands.sessions.get(int(connection_id, 16))
+        session = self._commands.identities.sessions.get(int(connection_id, 16))
         return Client(session) if session is not None else None
 
     async def call(self, op: str, args: Message) -> Message:

@@ -17,8 +17,8 @@ from tuskws_fast.ipc.records import DownRecord, PresenceMode
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.escaping import escape_body
-from tuskws_fast.worker.commands import user_of
 from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.identities import user_of
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, enter
 
@@ -146,8 +146,8 @@ class Inbox:
             if waiting is not None and waiting.session is not None:
                 waiting.session.refuse(ErrorCode.UNAVAILABLE, waiting.command_id, "Your identity changed; try again")
             return
-        commands = session.commands
-        if not commands.resumed(session, record):
+        identities = session.commands.identities
+        if not identities.resumed(session, record):
             return
         bodies = dict(record.refused)
         for name, epoch, offset, slow, body in record.rooms:
@@ -156,14 +156,14 @@ class Inbox:
             bodies[name] = self._shown(body)
         # Room names need no escaping in JSON.
         rooms = b",".join(b'"%b":%b' % (name.encode(), body) for name, body in bodies.items())
-        head = codec.encode({"type": "resumed", "user": user_of(session), "session": commands.ticket_of(session)})
+        head = codec.encode({"type": "resumed", "user": user_of(session), "session": identities.ticket_of(session)})
         command_id = waiting.command_id if waiting is not None else None
         session.replay(b'%b,"rooms":{%b}}' % (head[:-1], rooms), command_id)
 
     def _supersede(self, record: records.Supersede) -> None:
         session = self._sessions.get(record.conn)
         if session is not None:
-            session.commands.supersede(session)
+            session.commands.identities.supersede(session)
 
     def _slow_consumer(self, record: records.SlowConsumer) -> None:
         self._hub.treat_slow(record.room, record.slow)

@@ -51,6 +51,7 @@ from tuskws_fast.worker.drain import Drain, Order
 from tuskws_fast.worker.echo import Echo
 from tuskws_fast.worker.handlers import Application, Handlers
 from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.identities import Identities
 from tuskws_fast.worker.inbox import Inbox
 from tuskws_fast.worker.lane import Lane
 from tuskws_fast.worker.limits import Limits
@@ -177,8 +178,8 @@ class Worker:
         self._guard = MemoryGuard(limits.worker_memory_max, [each.point for each in reversed(self._lanes)])
         self._outbox = Outbox(self._poller.call_soon, self._give_up, config.server.data_dir != "none")
         self._hub = Hub(time.time, self._ask_recovery, performance.room_tick, self._loop.call_later, time.monotonic)
-        self._commands = Commands(
-            settings.command_settings(config),
+        self._identities = Identities(
+            settings.terms(config),
             self._outbox,
             self._hub,
             self._limits,
@@ -191,6 +192,15 @@ class Worker:
             self._file,
             self._new_number,
             Tickets(context.memory.ticket_key, context.memory.secret) if config.timeouts.keep_alive_timeout else None,
+        )
+        self._commands = Commands(
+            self._identities,
+            self._outbox,
+            self._hub,
+            self._limits,
+            context.counters,
+            time.time,
+            self._loop.time,
         )
         self._hub.report = self._outbox.send
         self._inbox = Inbox(
@@ -205,6 +215,8 @@ class Worker:
             if not isinstance(app, Application):
                 raise BootError(f"the application {config.server.app} is a {type(app).__name__}, no WebSocketServer")
             self._commands.handlers = Handlers(app, self._commands, self._loop)
+            # The application may speak of a guest at once.
+            self._identities.may_wait = False
         self._acceptor = self._poller.owner = self._build_acceptor(lane, echo)
 
     def _lane(
@@ -238,7 +250,7 @@ class Worker:
             echo,
             self._limits,
             settings.origins(self._config),
-            lambda: self._commands.verifier,
+            lambda: self._identities.verifier,
             self._context.counters,
             self._new_session,
             lambda: len(self._sessions),
@@ -309,8 +321,8 @@ class Worker:
         self._config = config
         self._times = settings.times(config)
         self._limits.change_rates(settings.shared_limits(config))
-        self._commands.take_settings(settings.command_settings(config))
-        self._commands.verifier = verifier
+        self._identities.take_terms(settings.terms(config))
+        self._identities.verifier = verifier
         self._acceptor.origins = origins
         logs.set_level(config.logging.log_level)
         return ""
@@ -426,7 +438,7 @@ class Worker:
             outbox.send(records.Kept(key, version, value))
         for session in self._sessions.values():
             if session.user is not None:
-                self._commands.attach(session)
+                self._identities.attach(session)
                 for name in session.rooms:
                     room = self._hub.rooms[name]
                     outbox.send(records.Restore(session.number, name, room.epoch, room.offset))
@@ -471,7 +483,7 @@ class Worker:
 
     def _look(self) -> None:
         """The safety net under the doorbell; and what may wait for so long."""
-        self._commands.announce()
+        self._identities.announce()
         if self._link is not None and self._asleep and self._link.pending:
             self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
             self._drain()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.frame import Frame
@@ -21,6 +21,7 @@ from tuskws_fast.metrics import Metric
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import CloseCode, ErrorCode, error_body
 from tuskws_fast.rooms.permissions import NO_GRANTS, Grants
+from tuskws_fast.worker.outbox import BROKER_AWAY_S
 
 if TYPE_CHECKING:
     from tuskws_fast.auth.tokens import Identity
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Command = dict[str, Any]
+CommandId = str | int | None
+
+RATE_REFUSALS_MAX = 1_000  # commands refused in a row before a client that never slows down is closed (4009)
 OP_PING = 9
 PING = Frame.control(OP_PING, b"")
 
@@ -40,6 +45,16 @@ class SessionTimes:
     heartbeat_interval_s: float
     heartbeat_timeout_s: float
     idle_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What is demanded of who comes, and told in `welcome`."""
+
+    require_auth: bool
+    message_max: int
+    heartbeat_interval_s: float
+    server: str
 
 
 class Session:
@@ -115,7 +130,7 @@ class Session:
 
     def on_open(self) -> None:
         identity, self.token_identity = self.token_identity, None
-        self.commands.opened(self, identity)
+        self.commands.identities.opened(self, identity)
 
     def on_message(self, payload: bytes, text: bool) -> None:
         try:
@@ -139,7 +154,7 @@ class Session:
         self.pinged_at = 0.0
 
     def on_closed(self, code: int) -> None:
-        self.commands.closed(self, clean=code == CloseCode.NORMAL)
+        self.commands.identities.closed(self, clean=code == CloseCode.NORMAL)
 
     def on_failure(self, error: Exception) -> None:
         """Something of ours raised: this connection pays, no other."""
@@ -173,6 +188,20 @@ class Session:
     ) -> None:
         self.commands.count_error(code)
         self.reply(error_body(code, text, retry_after), command_id)
+
+    def refuse_rate(self, command_id: CommandId, wait: float) -> None:
+        """A rate is used up for `wait` seconds. Who never slows down is closed."""
+        self.commands.counters.add(Metric.RATE_LIMITED)
+        self.refuse(ErrorCode.RATE_LIMITED, command_id, retry_after=wait)
+        self.refused_in_row += 1
+        if self.refused_in_row >= RATE_REFUSALS_MAX:
+            self.commands.counters.add(Metric.POLICY_CLOSED)
+            self.connection.close(CloseCode.RATE_ABUSE, b"rate limit ignored")
+
+    def refuse_unreachable(self, command_id: CommandId) -> None:
+        """There is no broker at the moment."""
+        text = "The server is recovering from a fault; try again"
+        self.refuse(ErrorCode.UNAVAILABLE, command_id, text, retry_after=BROKER_AWAY_S)
 
     # -- time ------------------------------------------------------------------------------------------------------
 

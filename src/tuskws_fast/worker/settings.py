@@ -17,9 +17,8 @@ from tuskws_fast.config import Config, read_jwt_secret
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.protocol.extensions import Policy
 from tuskws_fast.worker.acceptor import AcceptorSettings
-from tuskws_fast.worker.commands import CommandSettings
 from tuskws_fast.worker.limits import Rate, SharedLimits
-from tuskws_fast.worker.session import SessionTimes
+from tuskws_fast.worker.session import SessionTimes, Terms
 
 
 def verifier(config: Config) -> Verifier | None:
@@ -63,8 +62,8 @@ def times(config: Config) -> SessionTimes:
     )
 
 
-def command_settings(config: Config) -> CommandSettings:
-    return CommandSettings(
+def terms(config: Config) -> Terms:
+    return Terms(
         config.security.require_auth,
         config.limits.max_message_size,
         config.timeouts.heartbeat_interval,

@@ -11,8 +11,9 @@ from tuskws_fast.auth.tokens import Verifier, make_token
 from tuskws_fast.ipc import records
 from tuskws_fast.metrics import Metric
 from tuskws_fast.protocol import codec
-from tuskws_fast.worker.commands import AUTH_FAILURES_MAX, FAULTS_MAX, RATE_REFUSALS_MAX
-from tuskws_fast.worker.session import Session
+from tuskws_fast.worker.commands import FAULTS_MAX
+from tuskws_fast.worker.identities import AUTH_FAILURES_MAX
+from tuskws_fast.worker.session import RATE_REFUSALS_MAX, Session
 
 SECRET = "s" * 32
 
@@ -24,7 +25,7 @@ def say(session: Session, **command: object) -> None:
 def greeted(desk: Desk, number: int = 1) -> tuple[Session, Wire]:
     session, wire = desk.connect(number)
     wire.sent.clear()
-    desk.commands.announce()
+    desk.identities.announce()
     desk.line.take()
     return session, wire
 
@@ -39,7 +40,7 @@ def test_a_guest_is_greeted_at_once_and_announced_with_the_next_batch() -> None:
     assert desk.line.take() == []
     guest = welcome["user"]["id"]
     for announced in ([records.Attach(1, guest, guest, [], records.PresenceMode.ROOMS, "online")], []):
-        desk.commands.announce()
+        desk.identities.announce()
         assert desk.line.take() == announced
 
 
@@ -49,7 +50,7 @@ def test_a_guest_who_asks_the_broker_for_something_is_announced_before_it() -> N
     say(session, type="join_room", room="r")
     attach, join = desk.line.take()
     assert (type(attach), type(join)) == (records.Attach, records.Join)
-    desk.commands.announce()
+    desk.identities.announce()
     assert desk.line.take() == []
 
 
@@ -57,7 +58,7 @@ def test_a_guest_who_is_gone_before_the_batch_was_never_there() -> None:
     desk = Desk()
     session, _ = desk.connect()
     session.on_closed(1000)
-    desk.commands.announce()
+    desk.identities.announce()
     assert desk.line.take() == []
 
 
@@ -314,8 +315,8 @@ def test_strangers_and_guests_pay_for_their_address_and_users_do_not() -> None:
 def test_after_too_many_refused_tokens_of_the_address_only_known_ones_are_looked_at() -> None:
     desk = Desk(require_auth=True, verifier=Verifier([SECRET]))
     known = make_token(SECRET, "ann", now=desk.wall)
-    assert desk.commands.verifier is not None
-    desk.commands.verifier.verify(known, desk.wall)
+    assert desk.identities.verifier is not None
+    desk.identities.verifier.verify(known, desk.wall)
     session, wire = greeted(desk)
     say(session, type="auth", token="x.y.z")
     assert wire.pop()["type"] == "auth_failed"

@@ -1,0 +1,343 @@
+"""Whom a connection speaks for: nobody, a guest, the user of a token, a session that is resumed here; and its end.
+
+    opened ─▶ (guest) ─▶ authenticate ─▶ the same user again …             closed
+         └──▶ token ──────┘       resume ─▶ resumed, by the broker's word     supersede: it goes on elsewhere
+
+The broker knows a session by its number. Another identity is another session: what the connection held ends first, and
+its number with it, so that what is still decided for the old one finds nobody.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tuskws_fast.auth.tickets import Tickets
+from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
+from tuskws_fast.ipc import records
+from tuskws_fast.ipc.records import PresenceMode
+from tuskws_fast.metrics import Metric
+from tuskws_fast.protocol import codec
+from tuskws_fast.protocol.codes import CloseCode, ErrorCode
+from tuskws_fast.rooms.permissions import NO_GRANTS, PRESENCE, Grants
+from tuskws_fast.worker.hub import Hub
+from tuskws_fast.worker.limits import Limits
+from tuskws_fast.worker.outbox import Outbox
+from tuskws_fast.worker.session import Command, CommandId, Session, Terms
+
+if TYPE_CHECKING:
+    from tuskws_fast_ext.tables import Counters
+
+AUTH_FAILURES_MAX = 5  # protocol §3
+
+
+class Identities:
+    """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
+    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts
+    it into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
+    of another connection. Without `tickets` no session can be resumed."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        outbox: Outbox,
+        hub: Hub,
+        limits: Limits,
+        verifier: Verifier | None,
+        counters: Counters,
+        sessions: dict[int, Session],
+        watchers: set[Session],
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+        file: Callable[[Session], None],
+        new_number: Callable[[], int],
+        tickets: Tickets | None = None,
+    ) -> None:
+        self.take_terms(terms)
+        self.verifier = verifier
+        self.sessions = sessions
+        self.watchers = watchers
+        # A guest may wait for `announce`: nothing of ours speaks of it before.
+        self.may_wait = True
+        self._outbox = outbox
+        self._hub = hub
+        self._limits = limits
+        self._counters = counters
+        self._clock = clock
+        self._monotonic = monotonic
+        self._file = file
+        self._new_number = new_number
+        self._tickets = tickets
+        # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
+        self._names = random.Random()
+        # Guests whom the broker has not been told of: `announce`.
+        self._unannounced: set[Session] = set()
+
+    def take_terms(self, terms: Terms) -> None:
+        """Go by `terms` from now on."""
+        self.terms = terms
+        # What every `welcome` says alike.
+        self._welcome = codec.encode(
+            {
+                "type": "welcome",
+                "protocol": 1,
+                "server": terms.server,
+                "heartbeat_interval": terms.heartbeat_interval_s,
+                "max_message_size": terms.message_max,
+            }
+        )[:-1]
+
+    # -- from the first moment to the last ---------------------------------------------------------------------------
+
+    def opened(self, session: Session, identity: Identity | None = None) -> None:
+        """The upgrade is done: greet, and make a guest of it where nobody has to authenticate."""
+        self.sessions[session.number] = session
+        self._counters.add(Metric.CONNECTIONS_OPENED)
+        session.address_key = self._limits.address_key(session.address)
+        self._file(session)
+        if identity is None and self.terms.require_auth:
+            session.rate_key = self._limits.key("connection", str(session.number))
+        elif identity is None:
+            name = f"guest-{self._names.getrandbits(48):012x}"
+            identity = Identity(user=name, username=name, roles=(), grants=NO_GRANTS, expires_at=None)
+            session.is_guest = True
+        if identity is not None and not self._identify(session, identity):
+            return
+        who = b"false" if identity is None else b'true,"user":%b' % codec.encode(user_of(session))
+        ticket = b"null" if identity is None else codec.encode(self.ticket_of(session))
+        session.reply(
+            b'%b,"connection_id":"%x","session":%b,"authenticated":%b}' % (self._welcome, session.number, ticket, who)
+        )
+
+    def closed(self, session: Session, clean: bool) -> None:
+        """The connection is gone: leave every room here; the broker keeps the membership for the grace, or not."""
+        if session.number in self.sessions:
+            self._end(session, clean)
+        self._counters.add(Metric.CONNECTIONS_CLOSED)
+        self._outbox.forget(session)
+        if session.address_admitted:
+            self._limits.release_address(session.address)
+        self._limits.release_connection()
+
+    def _end(self, session: Session, clean: bool) -> None:
+        """The session is none of this worker's any more."""
+        del self.sessions[session.number]
+        self.watchers.discard(session)
+        for room in session.rooms:
+            self._hub.leave(session.connection, room)
+        if session in self._unannounced:
+            self._unannounced.discard(session)
+        elif session.user is not None:
+            self._outbox.send(records.Detach(session.number, clean))
+        self._release_user(session)
+
+    def _release_user(self, session: Session) -> None:
+        if session.user_admitted and session.user is not None:
+            self._limits.release_user(session.user)
+            session.user_admitted = False
+
+    def supersede(self, session: Session) -> None:
+        """It goes on on another connection, which waits for this one to be let go of: not for its closing handshake."""
+        self._end(session, False)
+        session.connection.close(CloseCode.RESUMED_ELSEWHERE, b"resumed elsewhere")
+
+    def _identify(self, session: Session, identity: Identity) -> bool:
+        """The session speaks for `identity` from here on. False: the user has too many connections, this one closes."""
+        if session.user is not None and session.user != identity.user:
+            self._drop_identity(session, self._new_number())
+        if not self._take_identity(session, identity):
+            return False
+        if session.is_guest and self.may_wait:
+            self._unannounced.add(session)
+        else:
+            self.attach(session)
+        return True
+
+    def _take_identity(self, session: Session, identity: Identity) -> bool:
+        if not session.user_admitted:
+            if not self._limits.admit_user(identity.user):
+                self._counters.add(Metric.REFUSED_PER_USER)
+                session.connection.close(CloseCode.TOO_MANY_CONNECTIONS, b"too many connections of this user")
+                return False
+            session.user_admitted = True
+        session.connection.trust()
+        session.user = identity.user
+        # Copied: what orjson returns has once been a kilobyte, and a hole of that stays behind a shrunk one (measured:
+        # 4 KB a connection).
+        session.user_json = b"%b" % codec.encode(identity.user)
+        session.username = identity.username
+        session.roles = identity.roles
+        session.grants = identity.grants
+        if session.mode == PresenceMode.ALL and not session.grants.everywhere & PRESENCE:
+            # The refreshed token no longer says so.
+            session.mode = int(PresenceMode.ROOMS)
+            self.watchers.discard(session)
+        session.expires_at = identity.expires_at
+        if session.is_guest:
+            # A name of the moment is nobody's to aim at: any key will do, and a hash costs as much as a tenth of the
+            # rest. 0 marks an empty slot.
+            session.rate_key = self._names.getrandbits(64) | 1
+        else:
+            session.rate_key = self._limits.key("rate", identity.user)
+            session.address_key = 0
+        if identity.expires_at is not None:
+            self._file(session)
+        return True
+
+    def announce(self) -> None:
+        """Attach the guests who came since the last call. Until a guest asks the broker for something, nobody knows
+        its name, so that may wait some milliseconds; and who is gone by then was never there. Both processes would be
+        woken for each otherwise: a third of what a handshake costs, and all of what a storm of them costs the broker.
+        """
+        while self._unannounced:
+            self.attach(next(iter(self._unannounced)))
+
+    def _drop_identity(self, session: Session, number: int) -> None:
+        """A guest signs in, or a session is resumed here: what the connection held ends first, and its number with
+        it, so that what the broker still decides for it finds nobody."""
+        for room in sorted(session.rooms):
+            self._hub.leave(session.connection, room)
+            session.reply(codec.encode({"type": "room_left", "room": room}))
+        session.rooms = set()
+        session.inbox_at = 0
+        session.is_guest = False
+        if session in self._unannounced:
+            self._unannounced.discard(session)
+        else:
+            self._outbox.send(records.Detach(session.number, True))
+        self._renumber(session, number)
+        self._release_user(session)
+
+    def _renumber(self, session: Session, number: int) -> None:
+        del self.sessions[session.number]
+        session.number = session.ticket = number
+        self.sessions[number] = session
+
+    def attach(self, session: Session) -> None:
+        """Tell the broker who is here (again): identity, presence mode and status of this connection."""
+        assert session.user is not None, "only a session with an identity has a lease"
+        self._unannounced.discard(session)
+        self._outbox.send(
+            records.Attach(
+                session.number,
+                session.user,
+                session.username,
+                list(session.roles),
+                session.mode,
+                session.status,
+                session.inbox_at,
+                _claims(session),
+                0 if session.ticket == session.number else session.ticket,
+            )
+        )
+
+    def announce_one(self, session: Session) -> None:
+        """`session` is about to ask the broker for something."""
+        if session in self._unannounced:
+            self.attach(session)
+
+    # -- tokens ------------------------------------------------------------------------------------------------------
+
+    def authenticate(self, session: Session, command: Command, command_id: CommandId) -> None:
+        now = self._monotonic()
+        wait = self._limits.wait_for_token(session.address, now)
+        if wait > 0.0 and not (self.verifier is not None and self.verifier.remembers(command["token"])):
+            self._counters.add(Metric.REFUSED_TOKEN_RATE)
+            session.refuse_rate(command_id, wait)
+            return
+        try:
+            if self.verifier is None:
+                raise TokenError(ErrorCode.BAD_TOKEN, "This server has no key to check tokens with")
+            identity = self.verifier.verify(command["token"], self._clock())
+        except TokenError as error:
+            self._limits.count_refused_token(session.address, now)
+            self._auth_failed(session, command_id, error.code, error.code.text)
+            return
+        if session.user is not None and session.user != identity.user and not session.is_guest:
+            self._auth_failed(session, command_id, ErrorCode.FORBIDDEN, "The identity of a connection cannot change")
+            return
+        if not self._identify(session, identity):
+            return
+        session.auth_failures = 0
+        success = {
+            "type": "auth_success",
+            "user": user_of(session),
+            "expires_at": session.expires_at,
+            "session": self.ticket_of(session),
+        }
+        session.reply(codec.encode(success), command_id)
+
+    def _auth_failed(self, session: Session, command_id: CommandId, code: ErrorCode, text: str) -> None:
+        session.reply(codec.encode({"type": "auth_failed", "code": code, "message": text}), command_id)
+        self._count_auth_failure(session)
+
+    def _count_auth_failure(self, session: Session) -> None:
+        self._counters.add(Metric.AUTH_FAILED)
+        session.auth_failures += 1
+        if session.auth_failures >= AUTH_FAILURES_MAX:
+            session.connection.close(CloseCode.AUTH_FAILED, b"authentication failed")
+
+    # -- tickets -----------------------------------------------------------------------------------------------------
+
+    def ticket_of(self, session: Session) -> str | None:
+        return self._tickets.issue(session.ticket) if self._tickets is not None else None
+
+    def resume(self, session: Session, command: Command, command_id: CommandId) -> None:
+        if self._tickets is None:
+            session.refuse(ErrorCode.UNAVAILABLE, command_id, "Sessions cannot be resumed on this server; join again")
+            return
+        try:
+            ticket = self._tickets.session_of(command["session"])
+        except TokenError as error:
+            session.refuse(error.code, command_id, error.text)
+            if error.code is ErrorCode.BAD_TOKEN:
+                self._limits.count_refused_token(session.address, self._monotonic())
+                self._count_auth_failure(session)
+            return
+        if ticket == session.ticket:
+            session.refuse(ErrorCode.BAD_MESSAGE, command_id, "This connection has that session already")
+            return
+        if not self._outbox.connected:
+            session.refuse_unreachable(command_id)
+            return
+        known = None
+        if session.user is not None and not session.is_guest:
+            known = [session.user, session.username, list(session.roles), _claims(session)]
+        tag = self._outbox.expect(session, command_id, always=True)
+        rooms = {name: [since["epoch"], since["offset"]] for name, since in command["rooms"].items()}
+        self._outbox.send(
+            records.Resume(self._new_number(), tag, session.number, ticket, session.mode, known, rooms), session
+        )
+
+    def resumed(self, session: Session, record: records.Resumed) -> bool:
+        """`session` is from here on the one that the broker says; its connection's own ends. False: it may not be."""
+        if session.user is not None:
+            self._drop_identity(session, record.conn)
+        else:
+            self._renumber(session, record.conn)
+        session.ticket = record.ticket
+        session.is_guest = record.claims is None
+        session.status = record.status
+        session.auth_failures = 0
+        return self._take_identity(session, _identity(record))
+
+
+def _claims(session: Session) -> records.Claims | None:
+    """What the broker keeps of the token, for a session that is resumed: None for a guest."""
+    if session.is_guest:
+        return None
+    grants = session.grants
+    return [session.expires_at, grants.everywhere, [list(pattern) for pattern in grants.patterns]]
+
+
+def _identity(record: records.Resumed) -> Identity:
+    expires_at, grants = None, NO_GRANTS
+    if record.claims is not None:
+        expires_at, everywhere, patterns = record.claims
+        grants = Grants(everywhere, tuple((pattern, rights) for pattern, rights in patterns))
+    return Identity(record.user, record.username, tuple(record.roles), grants, expires_at)
+
+
+def user_of(session: Session) -> dict[str, Any]:
+    return {"id": session.user, "username": session.username, "roles": session.roles}
