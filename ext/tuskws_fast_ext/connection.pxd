@@ -5,6 +5,7 @@ from tuskws_fast_ext.deflate cimport Compression, Deflater
 from tuskws_fast_ext.frame cimport Feed, Frame
 from tuskws_fast_ext.message cimport MessageReader
 from tuskws_fast_ext.pace cimport Pace
+from tuskws_fast_ext.pings cimport Pings
 
 
 cdef extern from "uring.h" nogil:
@@ -22,6 +23,7 @@ cdef class FlushPoint:
         readonly set closing              # connections that owe us the end of the closing handshake
         set owing                         # connections that are owed a pong
         readonly Pace pace
+        public Pings pings                # answers pings without their session; None: nobody does
         readonly Py_ssize_t queue_bytes_max
         readonly Py_ssize_t queue_messages_max
         readonly unsigned long long messages_out   # messages given to the kernel or to a transport's buffer
@@ -115,6 +117,7 @@ cdef class Connection:
     cdef int take_frame(
         self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
     ) except -1
+    cdef bint _take_ping(self, const char* data, Py_ssize_t size) except -1
     cdef int _take_part(
         self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size
     ) except -1

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 from tuskws_fast_ext.deflate import Compression
 from tuskws_fast_ext.frame import Feed, Frame
 from tuskws_fast_ext.pace import Pace
+from tuskws_fast_ext.pings import Pings
 from tuskws_fast_ext.sockets import Socket
 
 def live_objects() -> int | None: ...
@@ -20,6 +21,7 @@ class FlushPoint:
     blocked: set[Connection]
     closing: set[Connection]
     pace: Pace
+    pings: Pings | None
     queue_bytes_max: int
     queue_messages_max: int
     messages_out: int

@@ -25,6 +25,7 @@ from tuskws_fast_ext.deflate cimport Compression
 from tuskws_fast_ext.frame cimport Feed, Frame, control_frame
 from tuskws_fast_ext.message cimport MessageReader, Verdict
 from tuskws_fast_ext.pace cimport Pace, charge, is_over, monotonic
+from tuskws_fast_ext.pings cimport Caller
 from tuskws_fast_ext.utf8 cimport Utf8State, utf8_complete, utf8_feed, utf8_start
 
 cdef extern from "debug.h" nogil:
@@ -341,7 +342,8 @@ cdef class Connection:
                 self.session.on_pong()
             elif fin and opcode and not rsv and not self.check_text and self.reader is None:
                 self.point.bytes_in += size
-                self._deliver(PyBytes_FromStringAndSize(<const char*>data, size), opcode == OP_TEXT)
+                if self.point.pings is None or not self._take_ping(<const char*>data, size):
+                    self._deliver(PyBytes_FromStringAndSize(<const char*>data, size), opcode == OP_TEXT)
             else:
                 self._take_part(opcode, fin, rsv, data, size)
         except Exception as error:
@@ -367,6 +369,18 @@ cdef class Connection:
         pong, self.pong = self.pong, None
         self.point.owing.discard(self)
         return self.queue(pong)
+
+    cdef bint _take_ping(self, const char* data, Py_ssize_t size) except -1:
+        """Answer the message if it is a plain `ping` (ext/pings)."""
+        cdef Frame pong
+        if not isinstance(self.session, Caller):
+            return False
+        pong = self.point.pings.answer(<Caller>self.session, data, size, self.last_input)
+        if pong is None:
+            return False
+        self.point.messages_in += 1
+        self.queue(pong)
+        return True
 
     cdef int _take_part(
         self, unsigned char opcode, bint fin, unsigned char rsv, const unsigned char* data, Py_ssize_t size

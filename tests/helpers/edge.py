@@ -17,7 +17,6 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -26,12 +25,12 @@ from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
 from tuskws_fast_ext.frame import Frame
 from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.head import Head
 from tuskws_fast_ext.pace import Pace
 
 from tuskws_fast.auth.forwarded import TrustedProxies
 from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.protocol.extensions import Policy
-from tuskws_fast.protocol.handshake import Head
 from tuskws_fast.worker.acceptor import Acceptor, AcceptorSettings, Handshake
 from tuskws_fast.worker.echo import Echo
 from tuskws_fast.worker.lane import Lane
@@ -49,7 +48,7 @@ HEAD = Head(
         (b"sec-websocket-key", KEY),
     ),
 )
-ECHO = replace(HEAD, target=b"/echo")
+ECHO = Head(HEAD.method, b"/echo", HEAD.version, HEAD.headers)
 SOCKET_BYTES = 1 << 16
 BUFFER_BYTES = 4096
 ECHOES_MAX = 1000

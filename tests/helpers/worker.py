@@ -141,7 +141,13 @@ class Tally(Counter[int]):
 class Desk:
     """`Commands` with everything around it in reach."""
 
-    def __init__(self, require_auth: bool = False, verifier: Verifier | None = None, message_max: int = 1024) -> None:
+    def __init__(
+        self,
+        require_auth: bool = False,
+        verifier: Verifier | None = None,
+        message_max: int = 1024,
+        items_max: int = 4096,
+    ) -> None:
         self.now = 1000.0
         self.wall = 1_700_000_000.0
         self.line = Line()
@@ -153,7 +159,7 @@ class Desk:
         self.watchers: set[Session] = set()
         self.hub = Hub(lambda: self.wall, lambda *position: None, 0.0, lambda delay, callback: None, lambda: self.now)
         self.identities = Identities(
-            Terms(require_auth, message_max, 30.0, "tuskws-fast/test"),
+            Terms(require_auth, message_max, items_max, 30.0, "tuskws-fast/test"),
             self.outbox,
             self.hub,
             self.allowance,  # type: ignore[arg-type]

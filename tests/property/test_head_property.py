@@ -44,13 +44,13 @@ def check(data: bytes) -> bool:
     found = read_head(data)
     if found is None:
         return False
-    target, headers, size = found
     parsed = Parsed(data)
     assert (parsed.method, parsed.version, parsed.complete) == (b"GET", "1.1", True)
-    assert parsed.target == target
-    assert parsed.headers == headers
-    if any(name == b"upgrade" for name, _ in headers) and parsed.behind:
-        assert parsed.behind == data[size:]
+    assert (found.method, found.version) == ("GET", "1.1")
+    assert parsed.target == found.target
+    assert parsed.headers == found.headers
+    if found.all(b"upgrade") and parsed.behind:
+        assert parsed.behind == data[found.size :]
     return True
 
 

@@ -26,8 +26,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jwt
 from jwt.utils import base64url_decode
@@ -65,9 +64,9 @@ class TokenError(Exception):
         self.text = text
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a token proved. Immutable, and shared by all connections that brought the same token."""
+class Identity(NamedTuple):
+    """What a token proved. Immutable, and shared by all connections that brought the same token. Every guest has one
+    too, hence a tuple: a frozen dataclass takes 2 us longer to make, a thirtieth of a handshake."""
 
     user: str
     username: str

@@ -11,55 +11,21 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import parse_qs
+
+from tuskws_fast_ext.head import Head
 
 from tuskws_fast.protocol import codec
 
 SUBPROTOCOL = "tusk.v1"
 VERSION = b"13"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+# Copied for each handshake: that spares asking OpenSSL for the algorithm by name.
+_SHA1 = hashlib.sha1(usedforsecurity=False)
 _SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
-
-
-@dataclass(slots=True)
-class Head:
-    """A request line and its headers, in order, names in lower case. `target` is as the client wrote it."""
-
-    method: str
-    target: bytes
-    version: str
-    headers: Sequence[tuple[bytes, bytes]]
-    _values: dict[bytes, list[bytes]] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        self._values = {}
-        for name, value in self.headers:
-            if name in self._values:
-                self._values[name].append(value)
-            else:
-                self._values[name] = [value]
-
-    def all(self, name: bytes) -> Sequence[bytes]:
-        return self._values.get(name, ())
-
-    def first(self, name: bytes) -> str | None:
-        """The first such header as text, for values that are compared, never repeated."""
-        values = self._values.get(name)
-        return values[0].decode("latin-1") if values else None
-
-    def tokens(self, name: bytes) -> list[bytes]:
-        """The elements of a list header, over all its lines, in order."""
-        return [token.strip() for value in self.all(name) for token in value.split(b",") if token.strip()]
-
-    def lists(self, name: bytes, token: bytes) -> bool:
-        """The list header `name` has the element `token` (given in lower case), in any case."""
-        values = self.all(name)
-        if len(values) == 1 and values[0].lower() == token:
-            return True
-        return token in [element.lower() for element in self.tokens(name)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +114,10 @@ def upgrade_required() -> Refusal:
 
 def switching_protocols(head: Head, key: bytes, extensions: str | None = None) -> bytes:
     """The 101 for an acceptable handshake (RFC 6455 §4.2.2); `extensions` is what was agreed, in our own words."""
-    accept = binascii.b2a_base64(hashlib.sha1(key + _GUID, usedforsecurity=False).digest(), newline=False)
+    digest = _SHA1.copy()
+    digest.update(key)
+    digest.update(_GUID)
+    accept = binascii.b2a_base64(digest.digest(), newline=False)
     response = _SWITCHING + accept + b"\r\n"
     # Only what was offered may be chosen, and an empty header offers nothing.
     if head.tokens(b"sec-websocket-protocol"):

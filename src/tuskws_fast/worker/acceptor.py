@@ -26,7 +26,7 @@ import httptools
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.deflate import Compression, CompressionPool
 from tuskws_fast_ext.gate import Gate, ReadBuffer
-from tuskws_fast_ext.head import read_head
+from tuskws_fast_ext.head import Head, read_head
 from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.sockets import Socket
 from tuskws_fast_ext.tables import Counters
@@ -38,7 +38,7 @@ from tuskws_fast.metrics import Metric
 from tuskws_fast.protocol import extensions, handshake
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.extensions import Agreement, MalformedHeaderError, Policy
-from tuskws_fast.protocol.handshake import Head, Refusal
+from tuskws_fast.protocol.handshake import Refusal
 from tuskws_fast.worker.doorkeeper import Doorkeeper
 from tuskws_fast.worker.echo import ECHO_PATH, Echo, EchoSession
 from tuskws_fast.worker.frames import picows_protocol
@@ -384,15 +384,14 @@ class Handshake(asyncio.BufferedProtocol):
         self.transport = sock
         self.address = sock.address
         self.is_connected = self._is_plain = True
-        found = read_head(data)
-        if found is None or found[2] > HEAD_BYTES_MAX:
+        head = read_head(data)
+        if head is None or head.size > HEAD_BYTES_MAX:
             sock.set_protocol(self)
             self._parser = httptools.HttpRequestParser(self)
             self._feed(data)
             return
-        target, headers, size = found
-        self._behind = data[size:]
-        self._conclude(Head("GET", target, "1.1", headers))
+        self._behind = data[head.size :]
+        self._conclude(head)
 
     # -- asyncio -------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ import hashlib
 import ipaddress
 from dataclasses import dataclass, replace
 
+from tuskws_fast_ext.pings import Pings
 from tuskws_fast_ext.tables import AdmissionTable, RateTable
 
 
@@ -72,6 +73,16 @@ class Limits:
             connections=was.connections,
             connections_per_ip=was.connections_per_ip,
             connections_per_user=was.connections_per_user,
+        )
+
+    def bind(self, pings: Pings) -> None:
+        """Have `pings` charge what it answers to the rates of commands."""
+        rate, of_address = self.limits.commands, self.limits.commands_per_ip
+        pings.limit(
+            rate.interval_us if rate.per_s else 0.0,
+            rate.burst,
+            of_address.interval_us if of_address.per_s else 0.0,
+            of_address.burst,
         )
 
     def key(self, kind: str, name: str) -> int:

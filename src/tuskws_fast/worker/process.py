@@ -29,6 +29,7 @@ from tuskws_fast_ext.connection import FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
 from tuskws_fast_ext.gate import ReadBuffer
 from tuskws_fast_ext.pace import Pace
+from tuskws_fast_ext.pings import Pings
 from tuskws_fast_ext.sockets import Poller
 
 from tuskws_fast import logs
@@ -145,13 +146,17 @@ class Worker:
         config, context = self._config, self._context
         limits, performance = config.limits, config.performance
         self._times = settings.times(config)
+        rates = context.memory.rate_table()
+        started_us = context.counters.read_row(ROW_SUPERVISOR)[Metric.STARTED] * 1_000
         self._limits = Limits(
             settings.shared_limits(config),
             context.memory.secret,
             context.memory.admission_table(context.slot),
-            context.memory.rate_table(),
-            context.counters.read_row(ROW_SUPERVISOR)[Metric.STARTED] * 1_000,
+            rates,
+            started_us,
         )
+        self._pings = Pings(rates, started_us)
+        self._limits.bind(self._pings)
         self._buffer = ReadBuffer(performance.buffer_size)
         self._poller = Poller(self._loop, self._buffer, int(settings.files_max() * SOCKETS_HARD_SHARE))
         pace = Pace(limits.frame_rate_limit, limits.byte_rate_limit, limits.ping_rate_limit)
@@ -163,6 +168,8 @@ class Worker:
             pace if limits.enable_rate_limiting else None,
         )
         self._point = lane.point
+        # An application may want pings for itself.
+        self._point.pings = self._pings if app is None else None
         if performance.enable_io_uring and (error := self._point.send_together()):
             log.info("sends go one by one: there is no io_uring here", extra={"reason": os.strerror(error)})
         self._lanes = [lane]
@@ -321,6 +328,7 @@ class Worker:
         self._config = config
         self._times = settings.times(config)
         self._limits.change_rates(settings.shared_limits(config))
+        self._limits.bind(self._pings)
         self._identities.take_terms(settings.terms(config))
         self._identities.verifier = verifier
         self._acceptor.origins = origins
@@ -536,8 +544,8 @@ class Worker:
             Metric.DELIVERIES: self._hub.deliveries,
             Metric.GAPS_SENT: self._hub.gaps + sum(point.gaps for point in points),
             Metric.RING_OVERRUN: self._hub.holes,
-            Metric.MESSAGES_RECEIVED: self._commands.received,
-            Metric.REPLIES_SENT: self._commands.replies,
+            Metric.MESSAGES_RECEIVED: self._commands.received + self._pings.answered,
+            Metric.REPLIES_SENT: self._commands.replies + self._pings.answered,
             Metric.MEMORY_SHED: self._guard.shed,
             Metric.PROTOCOL_ERRORS: sum(point.protocol_errors for point in points),
             Metric.FRAME_RATE_CLOSED: self._point.pace.frames_closed,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.frame import Frame
+from tuskws_fast_ext.items import has_more_items
+from tuskws_fast_ext.pings import Caller
 
 from tuskws_fast.ipc.records import PresenceMode
 from tuskws_fast.metrics import Metric
@@ -53,20 +55,19 @@ class Terms:
 
     require_auth: bool
     message_max: int
+    items_max: int
     heartbeat_interval_s: float
     server: str
 
 
-class Session:
+class Session(Caller):
     __slots__ = (
         "address",
         "address_admitted",
-        "address_key",
         "auth_failures",
         "commands",
         "connection",
         "expires_at",
-        "faults",
         "grants",
         "inbox_at",
         "is_guest",
@@ -76,8 +77,6 @@ class Session:
         "number",
         "opened_at",
         "pinged_at",
-        "rate_key",
-        "refused_in_row",
         "roles",
         "rooms",
         "status",
@@ -117,11 +116,6 @@ class Session:
         # Up to this offset the user's private messages were handed to this connection.
         self.inbox_at = 0
         self.rooms: set[str] = _NO_ROOMS
-        self.rate_key = 0
-        # Strangers and guests pay from their address's rate too; 0 = this one does not.
-        self.address_key = 0
-        self.faults = 0
-        self.refused_in_row = 0
         self.auth_failures = 0
         self.address_admitted = False
         self.user_admitted = False
@@ -133,6 +127,12 @@ class Session:
         self.commands.identities.opened(self, identity)
 
     def on_message(self, payload: bytes, text: bool) -> None:
+        items_max = self.commands.identities.terms.items_max
+        if len(payload) > items_max and has_more_items(payload, items_max):
+            self.commands.counters.add(Metric.ITEMS_REFUSED)
+            fault = f"A message may have {items_max} items"
+            self.commands.charge_fault(self, ErrorCode.MESSAGE_TOO_LARGE, None, fault)
+            return
         try:
             command = codec.decode(payload)
         except codec.JSONDecodeError:

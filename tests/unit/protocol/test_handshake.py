@@ -3,9 +3,10 @@
 from http import HTTPStatus
 
 import pytest
+from tuskws_fast_ext.head import Head
 
 from tuskws_fast.protocol import handshake
-from tuskws_fast.protocol.handshake import Head, Refusal
+from tuskws_fast.protocol.handshake import Refusal
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 GOOD = (
