@@ -219,6 +219,12 @@ class Limits:
     max_message_size: int = option(
         16 * 1024, Kind.SIZE, "Size of the `message` value of a command.", least=1, most=8 * 1024**2
     )
+    max_message_items: int = option(
+        4096,
+        Kind.COUNT,
+        "Members, entries, lists and objects in one JSON message: what it costs to decode. Over it: an error.",
+        least=64,
+    )
     max_frame_size: int = option(
         64 * 1024, Kind.SIZE, "Size of a whole message on the wire.", least=1024, most=16 * 1024**2
     )
@@ -376,7 +382,7 @@ class Performance:
         5, Kind.COUNT, "Memory of a dedicated compressor beside its window, 2 to that power KiB / 2.", least=1, most=9
     )
     buffer_size: int = option(
-        64 * 1024,
+        16 * 1024,
         Kind.SIZE,
         "Read buffer that the connections of a worker share; none has one of its own.",
         unit="bytes",
@@ -468,7 +474,7 @@ RENEWED = """
     enable_rate_limiting frame_rate_limit byte_rate_limit ping_rate_limit
     max_half_open max_half_open_per_ip worker_memory_max
     backlog app no_demo echo max_connections max_connections_per_ip max_connections_per_user
-    max_message_size max_frame_size max_fragments inflate_rate_limit inflate_rate_limit_worker
+    max_message_size max_message_items max_frame_size max_fragments inflate_rate_limit inflate_rate_limit_worker
     connection_timeout require_auth allow_query_token escape_html forwarded_allow_ips
     enable_compression compression_level compression_min_size compression_window_bits compression_memory_level
     buffer_size queue_bytes_max queue_messages_max queue_age_max enable_io_uring

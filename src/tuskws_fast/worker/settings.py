@@ -66,6 +66,7 @@ def terms(config: Config) -> Terms:
     return Terms(
         config.security.require_auth,
         config.limits.max_message_size,
+        config.limits.max_message_items,
         config.timeouts.heartbeat_interval,
         f"tuskws-fast/{__version__}",
     )
