@@ -58,6 +58,7 @@ STAY_ZERO = ("lost_wakeup_rescued", "records_failed", "ring_poisoned", "journal_
 REMEMBERED_MAX = EngineLimits().offline_users_max
 SETTLE_MAX_S = 60.0
 LOOK_S = 0.25
+FILE_LOOKS = 5
 ROOM_MEMBERS = 10
 WARM_UP = 0.2
 MIB = 1024 * 1024
@@ -177,12 +178,13 @@ class Node:
 
     def sample(self) -> Sample:
         processes = [each for each in self.stats()["processes"] if each["pid"]]
+        pids = {each["name"]: int(each["pid"]) for each in processes}
         return Sample(
             at_s=time.monotonic() - self._began_s,
             rss={each["name"]: int(each["rss"]) for each in processes},
-            files={each["name"]: len(os.listdir(f"/proc/{each['pid']}/fd")) for each in processes},
+            files={name: files_open(pid) for name, pid in pids.items()},
             pss=sum(int(each["pss"]) for each in processes),
-            waiting=sum(waiting_in_rings(int(each["pid"])) for each in processes if each["name"] == "supervisor"),
+            waiting=waiting_in_rings(pids["supervisor"]),
             gauges=self.gauges(),
         )
 
@@ -194,6 +196,15 @@ class Node:
                 return False
             time.sleep(LOOK_S)
         return True
+
+
+def files_open(pid: int) -> int:
+    """The least of a few looks: the question for the figures was a descriptor, too."""
+    looks = []
+    for _ in range(FILE_LOOKS):
+        looks.append(len(os.listdir(f"/proc/{pid}/fd")))
+        time.sleep(0.02)
+    return min(looks)
 
 
 def waiting_in_rings(supervisor: int) -> int:
