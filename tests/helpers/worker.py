@@ -141,13 +141,19 @@ class Tally(Counter[int]):
 class Desk:
     """`Commands` with everything around it in reach."""
 
-    def __init__(self, require_auth: bool = False, verifier: Verifier | None = None, message_max: int = 1024) -> None:
+    def __init__(
+        self,
+        require_auth: bool = False,
+        verifier: Verifier | None = None,
+        message_max: int = 1024,
+        asks_again: bool = False,
+    ) -> None:
         self.now = 1000.0
         self.wall = 1_700_000_000.0
         self.line = Line()
         self.allowance = Allowance()
         self.counters = Tally()
-        self.outbox = Outbox(lambda callback: None, lambda reason: None)
+        self.outbox = Outbox(lambda callback: None, lambda reason: None, asks_again)
         self.outbox.link = self.line  # type: ignore[assignment]
         self.sessions: dict[int, Session] = {}
         self.watchers: set[Session] = set()
