@@ -1,8 +1,8 @@
 """Every state that a model can reach, breadth first, so that the first fault found has the shortest way to it.
 
 A model says what may happen next (`steps`), what may never be (`wrong`, or `Broken` raised while a step is taken), and
-what may not be when nothing can happen any more (`unfinished`: a wait that nobody ends is a state without steps). States
-are plain tuples: equal when nothing that matters differs.
+what may not be when nothing can happen any more (`unfinished`: a wait that nobody ends is a state without steps).
+States are plain tuples: equal when nothing that matters differs.
 
     found = explore(model)
     found.fault is None        all of it was seen, and it holds

@@ -12,8 +12,8 @@ as on x86, where most missing fences would not show. (This is the view machine o
 promises: loads are not delayed beyond later stores, but a plain read that a later relaxed store ought to publish is
 caught as a race.)
 
-Timestamps are indices into a cell. What everybody knows to be over is cut off (`trimmed`), so equal situations are equal
-states.
+Timestamps are indices into a cell. What everybody knows to be over is cut off (`trimmed`), so equal situations are
+equal states.
 """
 
 from __future__ import annotations

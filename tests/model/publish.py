@@ -6,11 +6,12 @@ its turn is that of `broker/process`: a batch of one ring, one write, then the r
 
     dies        the broker, also in the middle of a write; a worker with its clients, who come back to its successor,
                 join with `since`, and say again what has a key and was not acknowledged
-    survives    what lay in the rings (a dead broker's is taken by the worker, a dead worker's by the broker), the journal
+    survives    what lay in the rings (a dead broker's is taken by the worker, a dead worker's by the broker), and the
+                journal
     disk        (`disk`) cannot be written for a while, and is written to again
 
-    never       a position that means two messages; a message acknowledged at `stored` that the journal does not give back;
-                a message shown twice; one shown with another missing before it and no gap told
+    never       a position that means two messages; a message acknowledged at `stored` that the journal does not give
+                back; a message shown twice; one shown with another missing before it and no gap told
     at rest     everything with a key is acknowledged; the listener is where the room is; where the disk worked, nobody
                 was ever told a gap, and the epoch is the first one
 
@@ -47,10 +48,12 @@ NOWHERE: Position = (0, 0)
 
 
 class Room(NamedTuple):
-    """`said` are the messages 1 … top. Epochs are numbers that are never given twice."""
+    """`said` are the messages 1 … top. Epochs are numbers that are never given twice; `previous` ended at `base`, in the
+    same broker's life."""
 
     epoch: int = 0
     base: int = 0
+    previous: int = 0
     said: tuple[str, ...] = ()
     stored: bool = True
 
@@ -265,9 +268,7 @@ class Publish:
                 return self._set(state, slot, worker._replace(at=(epoch, last)))
         raise AssertionError(record)
 
-    def _acknowledged(
-        self, state: State, slot: int, conn: int, tag: int, ack: tuple[str, int, int, bool]
-    ) -> State:
+    def _acknowledged(self, state: State, slot: int, conn: int, tag: int, ack: tuple[str, int, int, bool]) -> State:
         worker, client = state.workers[slot], state.clients[slot]
         if conn != worker.conn or tag not in dict(worker.asked):
             return state
@@ -420,6 +421,10 @@ class Publish:
         room = state.broker.room
         assert room is not None
         state, top = self._enter(state, slot, conn), len(room.said)
+        if at is not None and at == (room.previous, room.base):
+            # The epoch began before this worker had spoken: it has missed nothing of the one before.
+            state = self._decide(state, (slot, ("gap", room.epoch, room.base + 1, room.base)))
+            at = (room.epoch, room.base)
         if at is None or at == (room.epoch, top):
             return state
         if at[0] == room.epoch and room.base <= at[1] < top:
@@ -469,10 +474,8 @@ class Publish:
     def _forsake(self, state: State, room: Room) -> tuple[State, Room]:
         """The next publication is not written: it begins an epoch that the journal has never heard of."""
         top = len(room.said)
-        room = room._replace(epoch=state.epochs, base=top, stored=False)
-        gaps = [
-            (each, ("gap", room.epoch, top + 1, top)) for each in (SPEAKER, LISTENER) if state.broker.members[each]
-        ]
+        room = room._replace(epoch=state.epochs, base=top, previous=room.epoch, stored=False)
+        gaps = [(each, ("gap", room.epoch, top + 1, top)) for each in (SPEAKER, LISTENER) if state.broker.members[each]]
         return self._decide(state._replace(epochs=state.epochs + 1), *gaps), room
 
     # -- faults ------------------------------------------------------------------------------------------------------
@@ -533,7 +536,7 @@ def _recovered(journal: tuple[Record, ...]) -> Room | None:
             case ("opened", int(epoch), int(base)):
                 room = Room(epoch, base)
             case ("snapshot", int(epoch), int(base), tuple(said), _):
-                room = Room(epoch, base, said)
+                room = Room(epoch, base, said=said)
             case ("published", int(epoch), int(offset), str(message), _, _):
                 assert room is not None
                 room = room._replace(said=(*room.said[: offset - 1], message))

@@ -5,7 +5,8 @@ Each line of `_producer` and `_consumer` is one access to shared memory, in the 
 the processes' loops make them. Either process sleeps on its bell only, may once be woken for nothing (the bell is also
 rung for other rings), and may die before any step: then the supervisor reaps it and tells the other one.
 
-    never      a record read that is not whole, is another one, or is being overwritten; one overwritten before it is read
+    never      a record read that is not whole, is another one, or is being overwritten; one overwritten before it is
+               read
     at rest    all records have arrived; after the producer's death all that it had published have; nobody waits
 
 The kernel is taken to pass on nothing with a bell, which is less than it does: what holds, does not lean on it.
@@ -270,8 +271,9 @@ class Ring:
                 after = state._replace(
                     memory=memory.plain_store(state.memory, CONSUMER, self._mark(me.position), me.position + 1)
                 )
-                yield f"consumer: reads record {me.position}", to(
-                    after, "read", position=me.position + 1, left=me.left - 1
+                yield (
+                    f"consumer: reads record {me.position}",
+                    to(after, "read", position=me.position + 1, left=me.left - 1),
                 )
             case "release":
                 for after in self._store(state, CONSUMER, HEAD, me.position, self.broken != "head relaxed"):

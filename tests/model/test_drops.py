@@ -10,10 +10,10 @@ from typing import cast, get_args
 
 import pytest
 from helpers.engine import Client, Node
-from tuskws_fast_ext.connection import Connection, FlushPoint
-
 from model.drops import Drops, Fault, State
 from model.explore import Walk, explore, walks
+from tuskws_fast_ext.connection import Connection, FlushPoint
+
 from tuskws_fast.broker.inbox import Inbox
 from tuskws_fast.broker.outbox import Outbox
 from tuskws_fast.ipc import records

@@ -1,8 +1,8 @@
 """No death, wherever it comes, loses or doubles what was acknowledged: see `model.publish`.
 
-Then the real parts are led along the same steps: sessions and connections, the worker's commands, outbox, inbox and hub,
-both ends of the links and their rings, the broker's inbox, outbox and engine, the journal's files and their recovery.
-What the clients are sent, where hubs and room stand, and what is still asked must be what the model says at every step.
+Then the real parts are led along the same steps: sessions and connections, the worker's commands, outbox, inbox and
+hub, both ends of the links and their rings, the broker's inbox, outbox and engine, the journal's files and recovery.
+What clients are sent, where hubs and room stand, and what is still asked must be what the model says at every step.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import pytest
 from helpers.journals import BOOT, RUN, WALL
 from helpers.rfc6455 import server_frames
 from helpers.worker import Desk
-from tuskws_fast_ext.connection import Connection, FlushPoint
-
 from model.explore import Walk, explore, walks
 from model.publish import LISTENER, SPEAKER, Fault, Publish, State, has_key
+from tuskws_fast_ext.connection import Connection, FlushPoint
+
 from tuskws_fast.auth.tokens import Verifier, make_token
 from tuskws_fast.broker.engine import Engine
 from tuskws_fast.broker.inbox import Inbox as BrokerInbox
@@ -182,7 +182,15 @@ class RealBroker:
         assert not found.damage
         self.engine.restore(found, {}, False, 1000.0, WALL)
         self.journal = Segments(
-            real.files, real.directory, real.limits, BOOT, RUN, found.next_number, found.next_segment, found.sealed
+            real.files,
+            real.directory,
+            real.limits,
+            BOOT,
+            RUN,
+            found.next_number,
+            found.next_segment,
+            found.sealed,
+            found.homes,
         )
         self.journal.open(WALL)
         self.outbox = BrokerOutbox(self.engine.position, lambda worker, reason: pytest.fail(reason))
@@ -231,6 +239,16 @@ class RealBroker:
         self.engine.ledger.entries = []
         if entries:
             self.journal.commit(entries, WALL)
+
+    def turn(self, works: bool) -> None:
+        """What `broker/journal` does when it cannot write, and when it can again."""
+        ledger = self.engine.ledger
+        ledger.writing = works
+        ledger.entries = []
+        if works:
+            for scope in self.engine.unwritten(self.journal.homes):
+                ledger.entries += self.engine.snapshot(scope)
+            self.write()
 
     def tell(self, slot: int) -> None:
         self.outbox.send([each for each in self.decided if each[0] == slot])
@@ -286,6 +304,9 @@ class Real:
             self.client(USERS.index(who), what, after)
         elif who.startswith("worker"):
             self.worker(int(who.split()[1]), what, after)
+        elif who == "disk":
+            assert self.broker is not None
+            self.broker.turn(what == "works again")
         else:
             self.broker_step(what)
 
@@ -374,7 +395,9 @@ class Real:
         ]
         assert not [each for frames in sent for each in frames if each["type"] == "error"]
         for slot, frames in enumerate(sent):
-            pushes = [push for each in frames for push in each.get("messages", [each]) if push["type"] == "room_message"]
+            pushes = [
+                push for each in frames for push in each.get("messages", [each]) if push["type"] == "room_message"
+            ]
             assert [(push["epoch"], push["offset"], push["message"]) for push in pushes] == [
                 (f"e{epoch}", offset, message) for epoch, offset, message in state.clients[slot].heard
             ]
@@ -400,8 +423,9 @@ def replay(walk: Walk[State], model: Publish, directory: Path) -> None:
         (Publish(deaths=(1, 0, 0)), 0.5),
         (Publish(keys=("a", "(b)"), deaths=(1, 1, 0)), 0.1),
         (Publish(deaths=(1, 0, 1)), 0.1),
+        (Publish(deaths=(1, 0, 0), disk=2), 0.1),
     ],
-    ids=["broker", "broker and speaker's worker", "broker and listener's worker"],
+    ids=["broker", "broker and speaker's worker", "broker and listener's worker", "a disk that fails"],
 )
 def test_the_real_parts_do_what_the_model_does(model: Publish, share: float, tmp_path: Path) -> None:
     walked = 0

@@ -1,7 +1,7 @@
 """Does a figure grow? A line through samples by least squares, how far it can be believed, and a verdict.
 
-Samples that follow each other are alike: an allocator keeps what it took once, in steps. The residuals then know of each
-other, and the usual interval would be too narrow; it is widened by what their correlation takes from the number of
+Samples that follow each other are alike: an allocator keeps what it took once, in steps. The residuals then know of
+each other, and the usual interval would be too narrow; it is widened by what their correlation takes from the number of
 samples. With few samples, Student's quantile stands for the normal one.
 
     holds    the slope's 95 % interval reaches down to 0, or all that was gained is less than NOISE of the figure
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 NOISE = 0.01
@@ -57,7 +58,7 @@ def drift(xs: Sequence[float], ys: Sequence[float]) -> Drift:
     slope = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True)) / spread
     residuals = [y - mean_y - slope * (x - mean_x) for x, y in zip(xs, ys, strict=True)]
     squares = sum(each**2 for each in residuals)
-    alike = sum(a * b for a, b in zip(residuals, residuals[1:], strict=False)) / squares if squares else 0.0
+    alike = sum(a * b for a, b in pairwise(residuals)) / squares if squares else 0.0
     alike = min(max(alike, 0.0), 0.95)
     widened = math.sqrt((1 + alike) / (1 - alike))
     error = student(n - 2) * widened * math.sqrt(squares / (n - 2) / spread)

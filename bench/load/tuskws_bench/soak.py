@@ -1,7 +1,7 @@
-"""`tuskws-bench soak` (and scripts/soak): does a node that has done a great deal hold more than one that has done little?
+"""`tuskws-bench soak` (and scripts/soak): does a node that has done much hold more than one that has done little?
 
-One node, journal on, two workers. Rounds of load until three totals are reached: deliveries, connections made, rooms made
-and left. Each round is a scenario of the harness, in turn; most are many small rooms, which make all three.
+One node, journal on, two workers. Rounds of load until three totals are reached: deliveries, connections made, rooms
+made and left. Each round is a scenario of the harness, in turn; most are many small rooms, which make all three.
 
     round ─▶ everybody has gone ─▶ wait until every gauge is back ─▶ sample each process ─▶ next round
 
@@ -22,6 +22,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from tuskws_bench import report
 from tuskws_bench.contenders import OurServer
 from tuskws_bench.drift import SAMPLES_MIN, Drift, drift
 from tuskws_bench.machine import machine
-from tuskws_bench.plan import Scenario
+from tuskws_bench.plan import ORDERED_KINDS, ROOM_KINDS, Scenario
+from tuskws_bench.result import Result
 from tuskws_bench.run import RunError, run
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.ipc.segment import NAME_PREFIX, Segment
@@ -51,7 +53,7 @@ FLAGS = {
     "journal-age": "30s",
     "max-half-open": "4096",
 }
-# Gauges that say something else than what the node holds for its clients, and are looked at in other ways or not at all.
+# Gauges that say something else than what the node holds for its clients.
 APART = {Metric.BEAT, Metric.MEMORY_BYTES, Metric.JOURNAL_BYTES, Metric.TLS_NOT_AFTER, Metric.USERS_REMEMBERED}
 RETURNING = tuple(metric.name.lower() for metric in GAUGES if metric not in APART)
 STAY_ZERO = ("lost_wakeup_rescued", "records_failed", "ring_poisoned", "journal_failed", "handler_failed")
@@ -60,6 +62,7 @@ SETTLE_MAX_S = 60.0
 LOOK_S = 0.25
 FILE_LOOKS = 5
 ROOM_MEMBERS = 10
+BURST = 256
 WARM_UP = 0.2
 MIB = 1024 * 1024
 # Each connection comes from a port of 28,000, and a closed one rests for a second: addresses take turns.
@@ -125,9 +128,9 @@ class Soak:
             found.append(f"{last.waiting} bytes wait in rings")
         if last.gauges["users_remembered"] > REMEMBERED_MAX:
             found.append(f"{last.gauges['users_remembered']} users are remembered, {REMEMBERED_MAX} may be")
-        for name, count in last.files.items():
-            if count > (before := self.measured[0].files[name]):
-                found.append(f"{name} has {count} files open, and had {before}")
+        for name, files in last.files.items():
+            if files > (before := self.measured[0].files[name]):
+                found.append(f"{name} has {files} files open, and had {before}")
         found += [f"{name} is {self.totals[name]}" for name in STAY_ZERO if self.totals[name]]
         if self.restarts:
             found.append(f"{self.restarts} processes died")
@@ -188,14 +191,15 @@ class Node:
             gauges=self.gauges(),
         )
 
-    def settled(self, baseline: dict[str, int]) -> bool:
-        """Whether every gauge came back in time."""
+    def off(self, baseline: dict[str, int]) -> dict[str, int]:
+        """The gauges that have not come back, after some patience."""
         deadline = time.monotonic() + SETTLE_MAX_S
-        while any((gauges := self.gauges())[name] != baseline[name] for name in RETURNING):
-            if time.monotonic() > deadline:
-                return False
+        while True:
+            gauges = self.gauges()
+            off = {name: gauges[name] for name in RETURNING if gauges[name] != baseline[name]}
+            if not off or time.monotonic() > deadline:
+                return off
             time.sleep(LOOK_S)
-        return True
 
 
 def files_open(pid: int) -> int:
@@ -227,26 +231,26 @@ def waiting_in_rings(supervisor: int) -> int:
 
 def scenarios(size: int, interval_s: float) -> Iterator[Scenario]:
     """Round after round, for ever. `size`: connections of a large one."""
-    usual = {"duration_s": interval_s, "warmup_s": 0.1, "drain_timeout_s": 10.0, "connect_burst": 256}
     few = max(size // 10, ROOM_MEMBERS)
-    rooms = Scenario("rooms", rooms=size // ROOM_MEMBERS, members=ROOM_MEMBERS, window=8, **usual)
-    fanout = Scenario("fanout", members=few, window=64, **usual)
+    rooms = Scenario("rooms", rooms=size // ROOM_MEMBERS, members=ROOM_MEMBERS, window=8)
+    fanout = Scenario("fanout", members=few, window=64)
+    several = Scenario("reconnect", rooms=few // ROOM_MEMBERS, members=ROOM_MEMBERS)
     others = (
+        several,
+        Scenario("private", members=few, window=4),
+        replace(several, kind="mixed", rate=5.0, side=few, side_rate=500.0),
+        replace(several, kind="presence", window=1, publishers=2),
+        replace(fanout, kind="slow", window=16, slow=10.0),
         replace(fanout, compression=True, batch=True),
-        Scenario("reconnect", rooms=few // ROOM_MEMBERS, members=ROOM_MEMBERS, drop=100.0, connect_burst=64),
-        Scenario("private", members=few, window=4, **usual),
-        Scenario("mixed", rooms=few // ROOM_MEMBERS, members=ROOM_MEMBERS, rate=5.0, side=few, side_rate=500.0, **usual),
-        Scenario("presence", rooms=few // ROOM_MEMBERS, members=ROOM_MEMBERS, window=1, publishers=2, **usual),
-        Scenario("slow", members=few, window=16, slow=10.0, **usual),
     )
-    number = 0
-    while True:
-        yield rooms
-        number += 1
-        if number % 4 == 1:
-            yield fanout
-        elif number % 4 == 3:
-            yield others[number // 4 % len(others)]
+    for number in count():
+        turn = [rooms]
+        if number % 4 == 0:
+            turn.append(fanout)
+        elif number % 4 == 2:
+            turn.append(others[number // 4 % len(others)])
+        for each in turn:
+            yield replace(each, duration_s=interval_s, warmup_s=0.1, drain_timeout_s=10.0, connect_burst=BURST)
 
 
 def soak(server: OurServer, goal: Goal, size: int, interval_s: float, say: Callable[[str], None]) -> Soak:
@@ -259,13 +263,11 @@ def soak(server: OurServer, goal: Goal, size: int, interval_s: float, say: Calla
         placed = replace(scenario, url=address, server_pid=server.pid)
         result = run(placed, control_socket=server.control_socket)
         found.rounds += 1
-        found.deliveries += result.unit == "delivery" and result.accepted and _delivered(result, placed)
+        found.deliveries += _delivered(result, placed)
         found.connects += result.connections + placed.dropped
-        found.rooms += scenario.rooms if scenario.kind in ("rooms", "fanout", "reconnect", "mixed", "presence") else 0
+        found.rooms += scenario.rooms if scenario.kind in ROOM_KINDS else 0
         found.problems += [f"round {found.rounds}, {scenario.kind}: {problem}" for problem in result.problems]
-        if not node.settled(found.baseline):
-            gauges = node.gauges()
-            off = {name: gauges[name] for name in RETURNING if gauges[name] != found.baseline[name]}
+        if off := node.off(found.baseline):
             found.problems.append(f"round {found.rounds}, {scenario.kind}: not back after {SETTLE_MAX_S:g} s: {off}")
         found.samples.append(node.sample())
         say(_line(found, scenario))
@@ -278,10 +280,12 @@ def soak(server: OurServer, goal: Goal, size: int, interval_s: float, say: Calla
     return found
 
 
-def _delivered(result: Any, scenario: Scenario) -> int:
-    """Of the whole run, not of the measured interval alone."""
-    readers = scenario.members - scenario.slow_members() if scenario.kind in ("fanout", "slow") else scenario.members
-    return int(result.accepted * (1 if scenario.kind == "private" else readers) - result.lost)
+def _delivered(result: Result, scenario: Scenario) -> int:
+    """Pushed messages that arrived, of the whole run and not of the measured interval alone."""
+    if scenario.kind not in ORDERED_KINDS:
+        return 0
+    readers = 1 if scenario.kind == "private" else scenario.members - scenario.slow_members()
+    return result.accepted * readers - result.lost
 
 
 def _line(found: Soak, scenario: Scenario) -> str:
@@ -350,4 +354,3 @@ def _conclude(console: Console, found: Soak) -> None:
         console.print(f"[bold red]! {fault}[/]", highlight=False)
     if not found.faults():
         console.print("every gauge is back, nothing grew, nothing was lost")
-
