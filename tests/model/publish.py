@@ -48,8 +48,8 @@ NOWHERE: Position = (0, 0)
 
 
 class Room(NamedTuple):
-    """`said` are the messages 1 … top. Epochs are numbers that are never given twice; `previous` ended at `base`, in the
-    same broker's life."""
+    """`said` are the messages 1 … top. Epochs are numbers that are never given twice; `previous` ended at `base`, in
+    the same broker's life."""
 
     epoch: int = 0
     base: int = 0
