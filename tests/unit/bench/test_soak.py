@@ -7,13 +7,13 @@ from itertools import islice
 
 import pytest
 from tuskws_bench.plan import Scenario
-from tuskws_bench.soak import REMEMBERED_MAX, RETURNING, STAY_ZERO, Sample, Soak, scenarios
+from tuskws_bench.soak import BOUNDED, RETURNING, STAY_ZERO, Sample, Soak, scenarios
 
 MIB = 1024 * 1024
 
 
 def a_soak(rounds: int = 20) -> Soak:
-    gauges = {**dict.fromkeys(RETURNING, 0), "users_remembered": 5}
+    gauges = {**dict.fromkeys(RETURNING, 0), **dict.fromkeys(BOUNDED, 5)}
     samples = [Sample(10.0 * n, {"broker 0": 50 * MIB}, {"broker 0": 20}, 90 * MIB, 0, gauges) for n in range(rounds)]
     return Soak(gauges, samples, rounds=rounds, totals={**dict.fromkeys(STAY_ZERO, 0), "journal_entries": 1})
 
@@ -33,12 +33,13 @@ def test_a_gauge_that_did_not_come_back_is_named() -> None:
     assert soak.faults() == ["members_current is 3, and was 0"]
 
 
-def test_users_may_be_remembered_up_to_the_bound() -> None:
+@pytest.mark.parametrize("name", BOUNDED)
+def test_what_has_a_bound_may_reach_it(name: str) -> None:
     soak = a_soak()
-    with_last(soak, gauges={**soak.baseline, "users_remembered": REMEMBERED_MAX})
+    with_last(soak, gauges={**soak.baseline, name: BOUNDED[name]})
     assert soak.faults() == []
-    with_last(soak, gauges={**soak.baseline, "users_remembered": REMEMBERED_MAX + 1})
-    assert len(soak.faults()) == 1
+    with_last(soak, gauges={**soak.baseline, name: BOUNDED[name] + 1})
+    assert soak.faults() == [f"{name} is {BOUNDED[name] + 1}, and may be {BOUNDED[name]}"]
 
 
 def test_what_waits_in_rings_and_files_that_stay_open_are_faults() -> None:
