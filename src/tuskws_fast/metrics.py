@@ -142,7 +142,9 @@ class Metric(IntEnum):
     PRIVATE_MESSAGES = _COUNTER, "private messages ordered"
     DUPLICATES = _COUNTER, "publications answered from the idempotency table"
     ROOMS_CURRENT = _GAUGE, "rooms that exist"
+    MEMBERS_CURRENT = _GAUGE, "memberships: sessions in rooms, those in their grace too"
     ONLINE_USERS = _GAUGE, "users with at least one connection"
+    USERS_REMEMBERED = _GAUGE, "users without a connection whose status is still known"
     HISTORY_BYTES = _GAUGE, "bytes of publications kept for recovery"
     DEDUPE_ENTRIES = _GAUGE, "idempotency keys kept"
 

@@ -147,13 +147,14 @@ class Desk:
         verifier: Verifier | None = None,
         message_max: int = 1024,
         items_max: int = 4096,
+        asks_again: bool = False,
     ) -> None:
         self.now = 1000.0
         self.wall = 1_700_000_000.0
         self.line = Line()
         self.allowance = Allowance()
         self.counters = Tally()
-        self.outbox = Outbox(lambda callback: None, lambda reason: None)
+        self.outbox = Outbox(lambda callback: None, lambda reason: None, asks_again)
         self.outbox.link = self.line  # type: ignore[assignment]
         self.sessions: dict[int, Session] = {}
         self.watchers: set[Session] = set()

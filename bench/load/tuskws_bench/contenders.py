@@ -147,13 +147,21 @@ class OurServer(Contender):
     protocol: Protocol = "tusk"
 
     def __init__(
-        self, cores: tuple[int, ...] = (), *, workers: int = 1, flags: tuple[str, ...] = (), tls: bool = False
+        self,
+        cores: tuple[int, ...] = (),
+        *,
+        workers: int = 1,
+        flags: tuple[str, ...] = (),
+        tls: bool = False,
+        data_dir: str | Path = "none",
     ) -> None:
+        """`data_dir`: where it does not begin with a slash, below a folder that is removed in the end."""
         super().__init__(cores)
         self.name = f"tuskws-fast, {workers} worker{'s' if workers > 1 else ''}"
         self._workers = workers
         self._flags = flags
         self._tls = tls
+        self._data_dir = data_dir
 
     @property
     def url(self) -> str:
@@ -168,11 +176,14 @@ class OurServer(Contender):
         return [
             *(sys.executable, "-m", "tuskws_fast"),
             *("--workers", str(self._workers), "--port", str(self.port)),
-            *("--data-dir", "none", "--control-socket", str(self.control_socket)),
+            *("--data-dir", self._data_place(), "--control-socket", str(self.control_socket)),
             *("--disable-rate-limiting", "--no-demo", "--shutdown-timeout", "2s"),
             *secured,
             *self._flags,
         ]
+
+    def _data_place(self) -> str:
+        return "none" if self._data_dir == "none" else str(self._folder / self._data_dir)
 
     def _certificate(self) -> list[str]:
         """A key and a certificate that it signs itself: the load client verifies nothing."""

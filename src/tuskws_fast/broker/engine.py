@@ -243,6 +243,8 @@ class Engine:
         core = self._core
         return {
             "rooms_current": core.room_count,
+            "members_current": core.member_count,
+            "users_remembered": len(core.offline),
             "online_users": self._people_count() - len(core.offline) - len(core.waiting),
             "inboxes_waiting": len(core.waiting),
             "sessions_resumable": len(self._tickets),

@@ -27,6 +27,7 @@ from tuskws_fast.broker.journal import Journal, Place
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.broker.outbox import Outbox
 from tuskws_fast.config import Config
+from tuskws_fast.ipc.bell import Lookout
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.records import DownRecord
 from tuskws_fast.ipc.segment import Segment
@@ -112,6 +113,7 @@ class Broker:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
         self._asleep = False
+        self._lookout = Lookout()
         self._flushed: dict[int, int] = {}
         self._done = loop.create_future()
 
@@ -211,6 +213,7 @@ class Broker:
         for link in links.values():
             link.end_sleep()
         self._asleep = False
+        self._lookout.woken()
         now, wall = self._loop.time(), time.time()
         more = False
         decided: list[tuple[int, DownRecord]] = []
@@ -232,7 +235,7 @@ class Broker:
 
     def _look(self) -> None:
         """The safety net under the doorbell."""
-        if self._asleep and any(link.pending for link in self._outbox.links.values()):
+        if self._lookout.is_lost(self._asleep and any(link.pending for link in self._outbox.links.values())):
             self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
             self._drain()
         self._loop.call_later(SAFETY_TICK_S, self._look)

@@ -41,3 +41,24 @@ class Bell:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+
+class Lookout:
+    """Tells a lost bell from a late one, for who looks at its rings now and then while it sleeps.
+
+    Records that lie there once are no sign: who published them may be just about to ring, or has rung and the loop has
+    not come to it. Those that a whole interval later still lie there, in the same sleep, are.
+    """
+
+    def __init__(self) -> None:
+        self._suspects = False
+
+    def woken(self) -> None:
+        """The rings are being read, for whatever reason."""
+        self._suspects = False
+
+    def is_lost(self, waiting: bool) -> bool:
+        """`waiting`: its owner sleeps, and there are records."""
+        lost = waiting and self._suspects
+        self._suspects = waiting
+        return lost

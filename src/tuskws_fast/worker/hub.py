@@ -250,10 +250,18 @@ class Hub:
         self._queue(room, body, exclude)
 
     def check(self, name: str, epoch: str, offset: int) -> None:
-        """The broker says where the room stands (it dropped records for us): ask for what is missing."""
+        """The broker says where the room stands (it dropped records for us): ask for what is missing.
+
+        Until it is asked it says so no more. So it is asked in any case: also where a replay has already brought what
+        was dropped, and where everybody has left (tests/model/drops.py).
+        """
         room = self.rooms.get(name)
-        if room is not None and (room.epoch != epoch or room.offset < offset):
+        if room is None:
+            self._recover(name, epoch, offset)
+        elif room.epoch != epoch or room.offset < offset:
             self._miss(room)
+        elif not room.recovering:
+            self._recover(name, room.epoch, room.offset)
 
     def _miss(self, room: LocalRoom) -> None:
         if not room.recovering:

@@ -38,6 +38,7 @@ from tuskws_fast.auth.tickets import Tickets
 from tuskws_fast.config import Config, with_options
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.ipc import records
+from tuskws_fast.ipc.bell import Lookout
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import ROW_SUPERVISOR, Metric, health_of
@@ -127,6 +128,7 @@ class Worker:
         self._loop = loop
         self._link: Link | None = None
         self._asleep = False
+        self._lookout = Lookout()
         self._ready = False
         self._draining = False
         self._drain_lead: asyncio.TimerHandle | None = None
@@ -473,6 +475,7 @@ class Worker:
             return
         link.end_sleep()
         self._asleep = False
+        self._lookout.woken()
         try:
             batch = cast(list[records.DownRecord], link.drain(DRAIN_MAX))
         except LinkPoisoned as error:
@@ -492,7 +495,7 @@ class Worker:
     def _look(self) -> None:
         """The safety net under the doorbell; and what may wait for so long."""
         self._identities.announce()
-        if self._link is not None and self._asleep and self._link.pending:
+        if self._lookout.is_lost(self._link is not None and self._asleep and self._link.pending):
             self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
             self._drain()
         self._loop.call_later(SAFETY_TICK_S, self._look)

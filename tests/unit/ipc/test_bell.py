@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 
-from tuskws_fast.ipc.bell import Bell
+from tuskws_fast.ipc.bell import Bell, Lookout
 
 
 def is_readable(bell: Bell) -> bool:
@@ -37,3 +37,18 @@ def test_close_may_come_twice() -> None:
     bell.close()
     bell.close()
     assert bell.fileno() == -1
+
+
+def test_a_late_bell_is_not_a_lost_one() -> None:
+    lookout = Lookout()
+    assert not lookout.is_lost(True)
+    lookout.woken()
+    assert not lookout.is_lost(True)
+    assert not lookout.is_lost(False)
+    assert not lookout.is_lost(True)
+
+
+def test_records_that_lie_there_for_a_whole_interval_were_never_rung_for() -> None:
+    lookout = Lookout()
+    assert not lookout.is_lost(True)
+    assert lookout.is_lost(True)

@@ -114,13 +114,31 @@ def test_a_hole_stops_the_room_until_history_has_filled_it(node: Node) -> None:
 def test_a_dropped_last_message_is_found_by_the_position(node: Node) -> None:
     one = node.member()
     node.publish(1)
-    node.hub.check("r", "e", 1)
-    assert node.asked == []
     node.hub.check("r", "e", 2)
     assert node.asked == [("r", "e", 1)]
     node.hub.recovered("r", "e", [(2, b"<2>")])
     node.hub.flush()
     assert got(one) == ["<1>", "<2>"]
+
+
+def test_a_position_that_tells_nothing_new_is_answered_too_or_the_next_loss_would_not_be_told(node: Node) -> None:
+    one = node.member()
+    node.publish(1)
+    node.hub.check("r", "e", 1)
+    assert node.asked == [("r", "e", 1)]
+    node.hub.recovered("r", "e", [])
+    node.publish(2)
+    assert got(one) == ["<1>", "<2>"]
+    node.hub.leave(one, "r")
+    node.hub.check("r", "e", 7)
+    assert node.asked[1:] == [("r", "e", 7)]
+
+
+def test_a_position_is_not_answered_twice_while_the_room_recovers(node: Node) -> None:
+    node.member()
+    node.publish(2)
+    node.hub.check("r", "e", 2)
+    assert node.asked == [("r", "e", 0)]
 
 
 def test_who_joins_while_the_room_recovers_does_not_get_its_own_replay_twice(node: Node) -> None:
