@@ -258,6 +258,15 @@ def test_a_mixed_chat_answers_the_commands_beside_its_messages(our_server: Conte
     assert result.deliveries_per_s == pytest.approx(4 * 3 * 10, rel=0.3)
 
 
+def test_rooms_that_share_their_members_lose_nothing_either(our_server: Contender) -> None:
+    flags = {"rooms": 12, "rooms_each": 4, "members": 3, "publishers": 2, "processes": 2}
+    for pace in ({"window": 2}, {"rate": 20.0}):
+        result = ours(our_server, "rooms", **flags, **pace)
+        assert result.connections == 9
+        assert result.deliveries_per_s == pytest.approx(3 * result.messages_per_s, rel=0.2)
+        assert result.published > 12 * 2
+
+
 def test_members_that_do_not_read_cost_the_others_nothing(our_server: Contender) -> None:
     result = ours(our_server, "slow", members=20, slow=25, window=64, payload=1000, duration_s=1.0)
     assert result.slow_members["members"] == 5

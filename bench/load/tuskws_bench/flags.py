@@ -115,6 +115,10 @@ def rooms(count: int) -> Options:
     return [flag("--rooms", default=count, help="Number of rooms.")]
 
 
+def rooms_each() -> Options:
+    return [flag("--rooms-each", default=1, help="Rooms that each connection is in (see --max-rooms-per-user).")]
+
+
 def pace(
     window: int, unit: str = "messages", rate: float = 0.0, each: str = "in each room, over its publishers"
 ) -> Options:
@@ -154,7 +158,15 @@ SCENARIOS: dict[Kind, Described] = {
     ),
     "rooms": Described(
         "Many small rooms, with publishers in each.",
-        lambda: [*rooms(200), *members(10, "Members of each room."), *publishers(), *pace(8), *batch(), *publishing()],
+        lambda: [
+            *rooms(200),
+            *rooms_each(),
+            *members(10, "Members of each room."),
+            *publishers(),
+            *pace(8),
+            *batch(),
+            *publishing(),
+        ],
     ),
     "mixed": Described(
         "A chat: many rooms at a rate, while other connections join, leave, ask, and change their presence.",
@@ -192,7 +204,7 @@ SCENARIOS: dict[Kind, Described] = {
     ),
     "join": Described(
         "A join storm: connections open and join as fast as they can, or at --connect-rate; then they rest.",
-        lambda: [*rooms(1), *members(1000, "Members of each room."), *settle()],
+        lambda: [*rooms(1), *rooms_each(), *members(1000, "Members of each room."), *settle()],
     ),
     "reconnect": Described(
         "A reconnect storm: joined connections are reset, and come back at once.",
