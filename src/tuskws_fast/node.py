@@ -74,7 +74,6 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
 
     _check_origins(config)
     account = find_account(config.processes.user, config.processes.group)
-    set_name("tuskws-fast: supervisor", "tuskws-fast")
     _set_resource_limits()
     server, processes, performance = config.server, config.processes, config.performance
     certificates = _load_certificates(config)
@@ -83,6 +82,8 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     listeners = inherited or open_listeners(server.host, server.port, processes.workers, server.backlog)
     if account is not None:
         become(account)
+    # Not before the port is ours: until here an embedding program may go on with something else.
+    set_name("tuskws-fast: supervisor", "tuskws-fast")
     memory = NodeMemory(
         processes.workers + SPARE_SLOTS,
         MemorySizes(performance.limit_table_size, performance.ring_up_size, performance.ring_down_size),
