@@ -33,10 +33,12 @@ from tuskws_fast.storage.directory import claim
 from tuskws_fast.storage.keys import ticket_key
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
 from tuskws_fast.supervisor.control import PACKET_BYTES_MAX
+from tuskws_fast.supervisor.cores import Cores, allowed_cores, cpu_quota
 from tuskws_fast.supervisor.listeners import inherited_listeners, open_listeners, shown_address
 from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
 from tuskws_fast.supervisor.notify import Notifier
 from tuskws_fast.supervisor.operators import OperatorSocket, default_path
+from tuskws_fast.supervisor.placing import Placing
 from tuskws_fast.supervisor.privileges import become, find_account
 from tuskws_fast.supervisor.reloading import Reloaded
 from tuskws_fast.supervisor.rollout import SPARE_SLOTS
@@ -116,6 +118,9 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
         notifier=notifier,
         on_ready=on_ready,
         on_reload=on_reload,
+        cores=_cores(config),
+        # What was inherited need not be a group of sockets, nor one of which there is a socket a worker.
+        placing=None if inherited else Placing(listeners),
     )
     lock = None
     if server.data_dir != "none":
@@ -151,6 +156,17 @@ def _timing(config: Config) -> Timing:
         drain_window_s=processes.drain_window,
         drain_rate=processes.drain_rate,
     )
+
+
+def _cores(config: Config) -> Cores | None:
+    """Which core is whose; None where nobody is to be pinned."""
+    if not config.processes.pin:
+        return None
+    allowed, quota = allowed_cores(), cpu_quota()
+    if quota is not None and quota < len(allowed):
+        log.warning("not pinned: the control group's CPU quota is less", extra={"quota": quota, "cores": len(allowed)})
+        return None
+    return Cores(config.processes.workers, allowed)
 
 
 def _worker_main(

@@ -18,6 +18,7 @@ from tuskws_bench.loadclient import DELIVERED, READY, Histogram, LoadClient
 from tuskws_bench.plan import Scenario
 from tuskws_bench.result import Result
 from tuskws_bench.run import RunError, run
+from tuskws_bench.spread import measure
 
 SHORT: dict[str, Any] = {"duration_s": 0.5, "warmup_s": 0.1, "drain_timeout_s": 0.3, "server_pid": -1}
 
@@ -381,4 +382,12 @@ def test_growth_is_drawn_step_by_step(tmp_path: Path) -> None:
         *("--repeats", "0", "--picture", str(tmp_path)),
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert {file.name for file in tmp_path.iterdir()} == {"members-cpu.svg", "members-rate.svg"}
+    assert {file.name for file in tmp_path.iterdir()} == {"members-cpu.svg", "members-rate.svg", "members-p99.svg"}
+
+
+def test_connections_lie_evenly_again_after_a_death_and_after_a_restart() -> None:
+    found = {each.moment: each for each in measure(1_000, 2, ("--drain-window", "2s"))}
+    assert [sum(each.counts) for each in found.values()] == [1_000] * 3
+    # The kernel's hash alone leaves 250 and 750 after a death, 620 and 380 after a restart.
+    assert found["killed"].fullest < 1.25
+    assert found["restarted"].fullest < 1.2

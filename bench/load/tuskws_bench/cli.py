@@ -19,6 +19,7 @@ from tuskws_bench.plan import Kind, PlanError
 from tuskws_bench.procfs import NoServerError
 from tuskws_bench.run import RunError, run
 from tuskws_bench.scale import scale
+from tuskws_bench.spread import spread
 from tuskws_bench.suite import suite
 
 
@@ -63,6 +64,7 @@ for each_kind, described in flags.SCENARIOS.items():
 main.add_command(suite)
 main.add_command(compare)
 main.add_command(scale)
+main.add_command(spread)
 
 
 if __name__ == "__main__":
