@@ -388,6 +388,6 @@ def test_growth_is_drawn_step_by_step(tmp_path: Path) -> None:
 def test_connections_lie_evenly_again_after_a_death_and_after_a_restart() -> None:
     found = {each.moment: each for each in measure(1_000, 2, ("--drain-window", "2s"))}
     assert [sum(each.counts) for each in found.values()] == [1_000] * 3
-    # The kernel's hash alone leaves 250 and 750 after a death, 620 and 380 after a restart.
+    # The kernel's hash alone makes it 1.2 to 1.5 after a death, 1.3 after a restart.
     assert found["killed"].fullest < 1.25
     assert found["restarted"].fullest < 1.2
