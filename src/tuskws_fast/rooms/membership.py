@@ -77,6 +77,7 @@ class Membership:
         """The worker has `more` live sessions here. A worker is one of few, so looking for it is cheap."""
         workers, counts = self.workers, self._counts
         if worker not in workers:
+            assert more > 0, "only what joined can leave"
             self.workers, self._counts = _shared((*workers, worker)), _shared((*counts, more))
             return
         at = workers.index(worker)
