@@ -7,6 +7,7 @@ takes part. Who is not installed, cannot do the scenario, or failed stands in th
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -81,9 +82,7 @@ def execute(kind: Kind, **given: Any) -> None:
     except (PlanError, ValueError, pictures.PictureError) as error:
         raise click.UsageError(str(error)) from error
     entries, left_out = lists(names, setting, scenario)
-    for text in variants:
-        changed = replace(setting, flags=(*setting.flags, *shlex.split(text)))
-        entries.append(Entry(f"{OURS} {text}", partial(CONTENDERS[OURS], changed), scenario))
+    entries += changed(variants, setting, scenario)
     with report.LiveBar(errors, enabled=errors.is_terminal if progress is None else progress) as bar:
         Rounds(entries, runs=runs, repeats=repeats, watch=bar.labelled, once=run_once).run()
     found = {entry.name: median(entry.results, metric_of(scenario)) for entry in entries if entry.results}
@@ -139,6 +138,18 @@ def lists(names: list[str], setting: Setting, scenario: Scenario) -> tuple[list[
         else:
             entries.append(Entry(name, partial(make, setting), scenario))
     return entries, left_out
+
+
+def changed(variants: Sequence[str], setting: Setting, scenario: Scenario) -> list[Entry]:
+    """Our server again, with more flags."""
+    return [
+        Entry(
+            f"{OURS} {text}",
+            partial(CONTENDERS[OURS], replace(setting, flags=(*setting.flags, *shlex.split(text)))),
+            scenario,
+        )
+        for text in variants
+    ]
 
 
 def why_not(contender: Contender, setting: Setting, scenario: Scenario) -> str:
