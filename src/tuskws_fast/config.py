@@ -81,6 +81,9 @@ class Processes:
     workers: int = option(
         0, Kind.COUNT, "Worker processes; `auto` is one a core.", least=1, most=512, auto=True, shown="auto"
     )
+    pin: bool = option(
+        False, Kind.SWITCH, "Keep each worker on a core of its own, and the broker on those that are left."
+    )
     shutdown_timeout: float = option(
         10.0, Kind.DURATION, "How long clients are drained after SIGTERM before the processes are killed.", least=0
     )

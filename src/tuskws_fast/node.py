@@ -33,10 +33,12 @@ from tuskws_fast.storage.directory import claim
 from tuskws_fast.storage.keys import ticket_key
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
 from tuskws_fast.supervisor.control import PACKET_BYTES_MAX
+from tuskws_fast.supervisor.cores import Cores, allowed_cores, cpu_quota
 from tuskws_fast.supervisor.listeners import inherited_listeners, open_listeners, shown_address
 from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
 from tuskws_fast.supervisor.notify import Notifier
 from tuskws_fast.supervisor.operators import OperatorSocket, default_path
+from tuskws_fast.supervisor.placing import Placing
 from tuskws_fast.supervisor.privileges import become, find_account
 from tuskws_fast.supervisor.reloading import Reloaded
 from tuskws_fast.supervisor.rollout import SPARE_SLOTS
@@ -77,7 +79,6 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
 
     _check_origins(config)
     account = find_account(config.processes.user, config.processes.group)
-    set_name("tuskws-fast: supervisor", "tuskws-fast")
     _set_resource_limits()
     server, processes, performance = config.server, config.processes, config.performance
     certificates = _load_certificates(config)
@@ -86,6 +87,8 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     listeners = inherited or open_listeners(server.host, server.port, processes.workers, server.backlog)
     if account is not None:
         become(account)
+    # Not before the port is ours: until here an embedding program may go on with something else.
+    set_name("tuskws-fast: supervisor", "tuskws-fast")
     memory = NodeMemory(
         processes.workers + SPARE_SLOTS,
         MemorySizes(performance.limit_table_size, performance.ring_up_size, performance.ring_down_size),
@@ -118,6 +121,9 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
         notifier=notifier,
         on_ready=on_ready,
         on_reload=on_reload,
+        cores=_cores(config),
+        # What was inherited need not be a group of sockets, nor one of which there is a socket a worker.
+        placing=None if inherited else Placing(listeners),
     )
     lock = None
     if server.data_dir != "none":
@@ -156,6 +162,17 @@ def _timing(config: Config) -> Timing:
         drain_window_s=processes.drain_window,
         drain_rate=processes.drain_rate,
     )
+
+
+def _cores(config: Config) -> Cores | None:
+    """Which core is whose; None where nobody is to be pinned."""
+    if not config.processes.pin:
+        return None
+    allowed, quota = allowed_cores(), cpu_quota()
+    if quota is not None and quota < len(allowed):
+        log.warning("not pinned: the control group's CPU quota is less", extra={"quota": quota, "cores": len(allowed)})
+        return None
+    return Cores(config.processes.workers, allowed)
 
 
 def _worker_main(

@@ -47,7 +47,9 @@ def test_what_cannot_be_loaded_is_a_boot_error_that_says_where(
 
 def test_what_goes_wrong_on_the_way_up_is_one_line_and_an_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
+        name = Path("/proc/self/comm").read_text()
         code = node.run_node(load({"port": taken.getsockname()[1], "workers": 1}))
+        assert Path("/proc/self/comm").read_text() == name, "who could not start is not renamed"
     assert code == ExitCode.BOOT
     lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 1

@@ -20,6 +20,7 @@ from tuskws_bench.procfs import NoServerError
 from tuskws_bench.run import RunError, run
 from tuskws_bench.scale import scale
 from tuskws_bench.soak import command as soak
+from tuskws_bench.spread import spread
 from tuskws_bench.suite import suite
 
 
@@ -65,6 +66,7 @@ main.add_command(suite)
 main.add_command(compare)
 main.add_command(scale)
 main.add_command(soak)
+main.add_command(spread)
 
 
 if __name__ == "__main__":

@@ -60,11 +60,15 @@ static bool client_allocate(client_t *client) {
     return true;
 }
 
+static uint32_t tracks_of(const client_t *client, const conn_t *conn) {
+    return conn->rooms * client->rooms[conn->room].publisher_count;
+}
+
 /* After the rooms and publishers are known: the arrays whose sizes depend on them. */
 static bool client_link(client_t *client) {
     uint64_t tracks = 0;
     for (uint32_t i = 0; i < client->conn_count; i++)
-        if (client->conns[i].room >= 0) tracks += client->rooms[client->conns[i].room].publisher_count;
+        if (client->conns[i].room >= 0) tracks += tracks_of(client, &client->conns[i]);
     client->tracks = calloc(tracks + 1, sizeof *client->tracks);
     if (client->tracks == NULL) return false;
     track_t *next = client->tracks;
@@ -72,7 +76,7 @@ static bool client_link(client_t *client) {
         conn_t *conn = &client->conns[i];
         if (conn->room < 0) continue;
         conn->tracks = next;
-        next += client->rooms[conn->room].publisher_count;
+        next += tracks_of(client, conn);
     }
     for (uint32_t i = 0; i < client->publisher_count; i++) client->local_of[client->publishers[i].number] = (int32_t)i;
     if (!client->windowed && !asks(client)) return true;

@@ -6,6 +6,8 @@ takes part. Who is not installed, cannot do the scenario, or failed stands in th
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +39,7 @@ def metric_of(scenario: Scenario) -> Metric:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def compare() -> None:
-    """The same scenario against several servers in turn, and their ratios."""
+    """One scenario, several servers in turn, their ratios."""
 
 
 def setting_flags() -> list[click.Option]:
@@ -55,6 +57,7 @@ def setting_flags() -> list[click.Option]:
 def compare_flags() -> list[click.Option]:
     return [
         flags.flag("--with", "wanted", default=",".join(CONTENDERS), help="Who takes part, in this order."),
+        flags.flag("--variant", "variants", multiple=True, help="Ours with these flags too, as '--room-tick 0'."),
         flags.flag("--baseline", default=OURS, help="Ratios are to this one."),
         flags.flag("--runs", default=3, help="Runs of each; the median counts."),
         flags.flag("--repeats", default=3, help="Runs more, at most, of one that other programs disturbed."),
@@ -66,18 +69,20 @@ def execute(kind: Kind, **given: Any) -> None:
     json_file, folder, progress = given.pop("json_file"), given.pop("pictures"), given.pop("progress")
     names = [name for name in given.pop("wanted").split(",") if name]
     baseline, runs, repeats = given.pop("baseline"), given.pop("runs"), given.pop("repeats")
-    setting, given = setting_of(given)
+    variants = given.pop("variants")
     console = report.open_console(stderr=json_file == Path("-"))
     errors = report.open_console(stderr=True)
     try:
         if folder:
             pictures.require()
+        setting, given = setting_of(given)
         scenario = flags.scenario_of(kind, given)
         check(names, baseline, runs, repeats)
         replace(scenario, wire=0).validate()
     except (PlanError, ValueError, pictures.PictureError) as error:
         raise click.UsageError(str(error)) from error
     entries, left_out = lists(names, setting, scenario)
+    entries += changed(variants, setting, scenario)
     with report.LiveBar(errors, enabled=errors.is_terminal if progress is None else progress) as bar:
         Rounds(entries, runs=runs, repeats=repeats, watch=bar.labelled, once=run_once).run()
     found = {entry.name: median(entry.results, metric_of(scenario)) for entry in entries if entry.results}
@@ -112,7 +117,7 @@ def check(names: list[str], baseline: str, runs: int, repeats: int) -> None:
 def setting_of(given: dict[str, Any]) -> tuple[Setting, dict[str, Any]]:
     """What concerns the servers, and the rest of the flags, the load's cores among them."""
     given = dict(given)
-    server_cores = tuple(int(core) for core in given.pop("server_cores").split(",") if core)
+    server_cores = flags.numbers("--server-cores", given.pop("server_cores"))
     if given.pop("no_pin"):
         server_cores, given["cores"] = (), ""
     elif not server_cores and not given["cores"]:
@@ -133,6 +138,18 @@ def lists(names: list[str], setting: Setting, scenario: Scenario) -> tuple[list[
         else:
             entries.append(Entry(name, partial(make, setting), scenario))
     return entries, left_out
+
+
+def changed(variants: Sequence[str], setting: Setting, scenario: Scenario) -> list[Entry]:
+    """Our server again, with more flags."""
+    return [
+        Entry(
+            f"{OURS} {text}",
+            partial(CONTENDERS[OURS], replace(setting, flags=(*setting.flags, *shlex.split(text)))),
+            scenario,
+        )
+        for text in variants
+    ]
 
 
 def why_not(contender: Contender, setting: Setting, scenario: Scenario) -> str:

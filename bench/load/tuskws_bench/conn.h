@@ -56,6 +56,7 @@ static void conn_release(client_t *client, conn_t *conn) {
     conn->in = conn->out = conn->text = NULL;
     conn->in_length = conn->in_capacity = conn->out_length = conn->out_capacity = 0;
     conn->text_length = conn->text_capacity = 0;
+    conn->joined = 0;
     conn->fd = -1;
     conn->tls = NULL;
     conn->wants_write = false;

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from tuskws_bench.plan import Kind, Scenario
+from tuskws_bench.plan import Kind, PlanError, Scenario
 
 EPILOG = """\
 \b
@@ -86,9 +86,20 @@ def run_flags() -> Options:
     ]
 
 
+def json_flag() -> click.Option:
+    def check(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
+        """Before minutes of measuring, not after them."""
+        if file is not None and not file.parent.is_dir():
+            raise click.BadParameter(f"there is no folder {file.parent}")
+        return file
+
+    path = click.Path(path_type=Path, dir_okay=False, writable=True, allow_dash=True)
+    return flag("--json", "json_file", type=path, callback=check, help="Also write JSON (- is stdout).")
+
+
 def output_flags() -> Options:
     return [
-        flag("--json", "json_file", type=click.Path(path_type=Path), help="Also write JSON (- is stdout)."),
+        json_flag(),
         flag("--picture", "pictures", type=click.Path(path_type=Path), help="Also draw SVG files into this folder."),
         flag(
             "--progress/--no-progress",
@@ -113,6 +124,10 @@ def members(count: int, text: str = "Members of the room.") -> Options:
 
 def rooms(count: int) -> Options:
     return [flag("--rooms", default=count, help="Number of rooms.")]
+
+
+def rooms_each() -> Options:
+    return [flag("--rooms-each", default=1, help="Rooms that each connection is in (see --max-rooms-per-user).")]
 
 
 def pace(
@@ -142,7 +157,7 @@ SCENARIOS: dict[Kind, Described] = {
         lambda: [*members(1000), *publishers(), *pace(64), *batch(), *publishing()],
     ),
     "slow": Described(
-        "One room in which some members do not read: what it does to the others, and what becomes of them.",
+        "One room in which some members do not read. What it does to the others, and what becomes of them.",
         lambda: [
             flag("--slow", default=10.0, help="Per cent of the members that do not read."),
             *members(1000),
@@ -154,10 +169,18 @@ SCENARIOS: dict[Kind, Described] = {
     ),
     "rooms": Described(
         "Many small rooms, with publishers in each.",
-        lambda: [*rooms(200), *members(10, "Members of each room."), *publishers(), *pace(8), *batch(), *publishing()],
+        lambda: [
+            *rooms(200),
+            *rooms_each(),
+            *members(10, "Members of each room."),
+            *publishers(),
+            *pace(8),
+            *batch(),
+            *publishing(),
+        ],
     ),
     "mixed": Described(
-        "A chat: many rooms at a rate, while other connections join, leave, ask, and change their presence.",
+        "A chat of many rooms beside other commands. Side connections join, leave, ask, and change their presence.",
         lambda: [
             *rooms(100),
             *members(10, "Members of each room."),
@@ -173,7 +196,7 @@ SCENARIOS: dict[Kind, Described] = {
         lambda: [*members(200, "Users."), *pace(4, each="of each user"), *publishing()],
     ),
     "presence": Described(
-        "A presence storm: members change their status; each change is answered, and pushed to the others.",
+        "A presence storm. Members change their status; each change is answered, and pushed to the others.",
         lambda: [
             *rooms(1),
             *members(200, "Members of each room."),
@@ -183,7 +206,7 @@ SCENARIOS: dict[Kind, Described] = {
         ],
     ),
     "echo": Described(
-        "Request and reply: `ping` commands (tusk), one's own frame from /echo (raw), or a room of one (the others).",
+        "Request and reply. `ping` commands (tusk), one's own frame from /echo (raw), or a room of one (the others).",
         lambda: [
             flag("--clients", "members", default=64, help="Connections."),
             *pace(1, "requests", each="of each connection"),
@@ -191,11 +214,11 @@ SCENARIOS: dict[Kind, Described] = {
         ],
     ),
     "join": Described(
-        "A join storm: connections open and join as fast as they can, or at --connect-rate; then they rest.",
-        lambda: [*rooms(1), *members(1000, "Members of each room."), *settle()],
+        "A join storm. Connections open and join as fast as they can, or at --connect-rate; then they rest.",
+        lambda: [*rooms(1), *rooms_each(), *members(1000, "Members of each room."), *settle()],
     ),
     "reconnect": Described(
-        "A reconnect storm: joined connections are reset, and come back at once.",
+        "A reconnect storm. Joined connections are reset, and come back at once.",
         lambda: [
             *rooms(10),
             *members(100, "Members of each room."),
@@ -205,7 +228,7 @@ SCENARIOS: dict[Kind, Described] = {
         ],
     ),
     "idle": Described(
-        "Open connections and rest: handshakes, memory a connection, CPU when nothing happens (for --duration).",
+        "Open connections and rest. Handshakes, memory a connection, CPU when nothing happens (for --duration).",
         lambda: [flag("--clients", "members", default=10000, help="Connections."), *settle()],
     ),
 }
@@ -215,4 +238,12 @@ def scenario_of(kind: Kind, given: dict[str, Any]) -> Scenario:
     """Raises PlanError or ValueError for flags that make none."""
     known = {each.name for each in fields(Scenario)}
     assert set(given) <= known, set(given) - known
-    return Scenario(kind=kind, **{**given, "cores": tuple(int(core) for core in given["cores"].split(",") if core)})
+    return Scenario(kind=kind, **{**given, "cores": numbers("--cores", given["cores"])})
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """The flag `name` says `text`: `1,10`, or nothing. Raises PlanError."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise PlanError(f"{name} is made of numbers with commas between them, not {text!r}")
+    return tuple(map(int, parts))

@@ -64,6 +64,7 @@ cdef extern from "client.h" nogil:
 
     ctypedef struct conn_t:
         int32_t room, publisher, side
+        uint32_t rooms
         bint slow
 
     ctypedef struct publisher_t:
@@ -253,7 +254,7 @@ cdef class LoadClient:
         c.base_ns = share.base_ns
         c.random = 0x9E3779B9
         c.room_count = len(share.rooms)
-        c.conn_count = share.loose_connections + sum(room.members for room in share.rooms)
+        c.conn_count = share.connections
         c.publisher_count = sum(len(room.publishers) for room in share.rooms)
         c.number_count = share.publisher_total
         c.side_count = share.side_connections
@@ -267,8 +268,9 @@ cdef class LoadClient:
             raise MemoryError
 
     cdef _place(self, rooms):
-        """Give each room its connections, one after the other; its first ones are the publishers of this process."""
-        cdef uint32_t conn = 0, publisher = 0, first
+        """Give each room its connections, one after the other, or those of the room before it. Its first ones are the
+        publishers of this process; where rooms share their members, the publishers move on by one a room."""
+        cdef uint32_t conn = 0, publisher = 0, first = 0, end = 0, shared = 0
         cdef room_t *r
         for index, room in enumerate(rooms):
             r = &self.c.rooms[index]
@@ -278,18 +280,22 @@ cdef class LoadClient:
             r.publisher_count = room.publisher_count
             if len(room.publishers) > room.members - room.slow:
                 raise ValueError("a publisher is a member that reads: more publishers than these")
-            first = conn
-            for number in room.publishers:
+            shared = shared + 1 if room.same_members else 0
+            if not room.same_members:
+                first, end = end, end + <uint32_t>room.members
+            for number, place in enumerate(room.publishers):
+                conn = first + (<uint32_t>number + shared) % <uint32_t>room.members
                 self.c.publishers[publisher].conn = conn
                 self.c.publishers[publisher].room = index
-                self.c.publishers[publisher].number = room.publisher_base + number
-                self.c.conns[conn].publisher = publisher
-                conn += 1
+                self.c.publishers[publisher].number = room.publisher_base + place
+                if not room.same_members:
+                    self.c.conns[conn].publisher = publisher
                 publisher += 1
-            for conn in range(first, first + <uint32_t>room.members):
-                self.c.conns[conn].room = index
-                self.c.conns[conn].slow = conn - first >= r.members
-            conn = first + <uint32_t>room.members
+            for conn in range(first, end):
+                if not room.same_members:
+                    self.c.conns[conn].room = index
+                    self.c.conns[conn].slow = conn - first >= r.members
+                self.c.conns[conn].rooms += 1
         if self.c.action == ACTION_PRIVATE:  # each room is the mailbox of one; its neighbour writes to it
             for publisher in range(self.c.publisher_count):
                 r = &self.c.rooms[(publisher + 1) % self.c.room_count]

@@ -110,7 +110,7 @@ def draw_growth(
     with _chart(file, title, 4.5) as axes:
         for name, values in lines.items():
             axes.plot(steps, [value or float("nan") for value in values], label=name, marker="o", linewidth=1.2)
-        axes.set_xscale("log")
+        axes.set_xscale("log" if min(steps) > 0 else "symlog")
         axes.set_xticks(steps, [number(step) for step in steps])
         axes.minorticks_off()
         axes.set_xlabel(axis)

@@ -40,7 +40,8 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class RoomShare:
-    """`members` in this process; the last `slow` of them do not read while messages are published."""
+    """`members` in this process; the last `slow` of them do not read while messages are published. `same_members`: they
+    are those of the room before."""
 
     name: str
     members: int
@@ -48,6 +49,7 @@ class RoomShare:
     publisher_count: int
     publishers: tuple[int, ...]
     slow: int = 0
+    same_members: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Share:
 
     @property
     def connections(self) -> int:
-        return self.loose_connections + sum(room.members for room in self.rooms)
+        return self.loose_connections + sum(room.members for room in self.rooms if not room.same_members)
 
     @property
     def fans_out(self) -> bool:
@@ -100,6 +102,7 @@ class Share:
 class Scenario:
     """One run. `rate` 0 is the closed loop: each publisher keeps `window` messages outstanding.
 
+    `rooms_each`: so many rooms have the same members, so there may be more rooms than connections.
     `slow`: per cent of a room's members that do not read. `drop`: per cent of all connections that are dropped
     (reconnect), `drop_rate` of them a second, 0: all at once. `side`: connections of `mixed` that send other commands.
     """
@@ -108,6 +111,7 @@ class Scenario:
     url: str = "ws://127.0.0.1:8080/"
     protocol: Protocol = "tusk"
     rooms: int = 1
+    rooms_each: int = 1
     members: int = 1000
     publishers: int = 1
     payload: int = 128
@@ -135,7 +139,8 @@ class Scenario:
 
     @property
     def connections(self) -> int:
-        return (self.rooms * self.members if self.kind in ROOM_KINDS else self.members) + self.side
+        rooms = self.rooms // self.rooms_each if self.kind in ROOM_KINDS else 1
+        return rooms * self.members + self.side
 
     @property
     def open_loop(self) -> bool:
@@ -201,8 +206,12 @@ class Scenario:
             raise PlanError("rates are not negative")
         if min(self.members, self.rooms, self.processes, self.connect_burst) < 1:
             raise PlanError("members, rooms, processes and the connect burst are at least 1")
-        if self.kind in ROOM_KINDS and 1 < self.rooms < self.processes:
+        if self.kind in ROOM_KINDS and 1 < self.rooms < self.processes * self.rooms_each:
             raise PlanError("many rooms are never split: at least as many --rooms as load processes")
+        if self.rooms_each > 1 and (self.kind not in ("rooms", "join") or self.protocol != "tusk"):
+            raise PlanError("--rooms-each is for rooms and join, and for our protocol")
+        if self.rooms_each < 1 or self.rooms % self.rooms_each:
+            raise PlanError("--rooms is a multiple of --rooms-each")
         if self.connections < self.processes:
             raise PlanError("more load processes than connections")
 
@@ -294,8 +303,9 @@ class Scenario:
             return [RoomShare(f"{name}-000000", members, 0, publishers, mine, slow)]
         everyone = tuple(range(publishers))
         return [
-            RoomShare(f"{name}-{room:06d}", self.members, room * publishers, publishers, everyone, slow)
-            for room in range(process, self.rooms, self.processes)
+            RoomShare(f"{name}-{room:06d}", self.members, room * publishers, publishers, everyone, slow, room > first)
+            for first in range(process * self.rooms_each, self.rooms, self.processes * self.rooms_each)
+            for room in range(first, first + self.rooms_each)
         ]
 
 

@@ -140,13 +140,17 @@ def server_of_port(port: int) -> int:
 
 
 def topmost(holders: Iterable[int], processes: dict[int, ProcessCpu]) -> int:
-    """Climb while the parent holds the socket too or is one of ours by its title (a worker may own its listener)."""
+    """Climb while the parent holds the socket too, and from a worker of ours to its supervisor, who may not be looked
+    into."""
     holders = set(holders)
     pid = min(holders)
     while True:
         process = processes.get(pid)
         parent = processes.get(process.parent) if process else None
-        if parent is None or not (parent.pid in holders or parent.name.startswith("tuskws-fast")):
+        if process is None or parent is None:
+            return pid
+        is_ours = parent.name.startswith("tuskws-fast") and process.name.startswith("worker-")
+        if not (parent.pid in holders or is_ours):
             return pid
         pid = parent.pid
 

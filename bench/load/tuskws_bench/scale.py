@@ -1,10 +1,12 @@
 """`tuskws-bench scale AXIS`: how rate and cost change as one thing grows, step by step, a fresh server at each.
 
     members       of one room
-    rooms         each with as many members as descriptors allow, up to 10
+    rooms         each with 10 members; over 1,000 connections, and each is in as many rooms as it takes. `--rate` is
+                  that of all rooms together
     publishers    in one room
     payload       bytes of a message
     workers       of our server, not pinned
+    slow          per cent of the members that do not read: what the others notice
 
 All else stays as the flags say. Where a step cannot be run (more connections than descriptors, say), the table has the
 reason and the picture a gap.
@@ -12,7 +14,6 @@ reason and the picture a gap.
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,14 +24,14 @@ from rich.table import Table
 
 from tuskws_bench import compare, flags, pictures, report
 from tuskws_bench.contenders import OURS, Setting
-from tuskws_bench.loadproc import SPARE_DESCRIPTORS
 from tuskws_bench.machine import machine
 from tuskws_bench.plan import Kind, PlanError, Scenario
 from tuskws_bench.result import Result
 from tuskws_bench.rounds import Rounds, median, run_once
 from tuskws_bench.run import OnProgress
 
-ROOM_MEMBERS_MAX = 10
+ROOM_CONNECTIONS = 1000
+ROOMS_ALLOWED = ("--max-rooms-per-user", "0", "--max-rooms", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +44,17 @@ class Axis:
 
 AXES = {
     "members": Axis("fanout", (10, 30, 100, 300, 1000, 3000, 10_000, 18_000), "Members of one room."),
-    "rooms": Axis("rooms", (1, 10, 100, 1000, 10_000), "Rooms, with up to 10 members each."),
+    "rooms": Axis("rooms", (1, 10, 100, 1000, 10_000, 100_000), "Rooms, with 10 members each.", OURS),
     "publishers": Axis("fanout", (1, 2, 5, 10, 20, 50, 100, 200), "Publishers in one room."),
     "payload": Axis("fanout", (16, 64, 256, 1024, 4096, 16_384, 65_536), "Bytes of a message."),
     "workers": Axis("fanout", (1, 2, 3, 4), "Workers of our server.", OURS),
+    "slow": Axis("slow", (0, 5, 10, 25, 50), "Per cent of the members that do not read.", OURS),
 }
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def scale() -> None:
-    """Rate and cost as one thing grows: members, rooms, publishers, payload, workers."""
+    """Rate and cost as one thing grows."""
 
 
 def scale_flags(axis: Axis) -> list[click.Option]:
@@ -75,7 +77,7 @@ def execute(name: str, **given: Any) -> None:
     try:
         if folder:
             pictures.require()
-        steps = [int(step) for step in given.pop("steps").split(",")]
+        steps = list(flags.numbers("--steps", given.pop("steps")))
         if name == "workers":
             given["no_pin"] = True
         setting, given = compare.setting_of({**given, "tls": False})
@@ -118,15 +120,15 @@ def at(name: str, step: int, base: Scenario, setting: Setting) -> tuple[Scenario
     if name == "workers":
         return base, replace(setting, workers=step)
     if name == "rooms":
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE_DESCRIPTORS
-        members = max(1, min(ROOM_MEMBERS_MAX, base.members, most * base.processes // step))
-        return replace(base, rooms=step, members=members), setting
+        each = max(1, step * base.members // ROOM_CONNECTIONS)
+        shared = replace(base, rooms=step, rooms_each=each, rate=base.rate / step)
+        return shared, replace(setting, flags=(*setting.flags, *ROOMS_ALLOWED))
     if name == "payload":
         # The default limits stop at 16 KiB of message.
         big = ("--max-message-size", str(step + 1024), "--max-frame-size", str(step + 8192))
         return replace(base, payload=step), replace(setting, flags=(*setting.flags, *big))
-    if name == "publishers":
-        return replace(base, publishers=step), setting
+    if name in ("publishers", "slow"):
+        return replace(base, **{name: step}), setting
     return replace(base, members=step), setting
 
 
@@ -164,9 +166,14 @@ def draw(name: str, steps: list[int], found: dict[str, dict[int, Result]], folde
         return {each: [getattr(by.get(step), figure, None) for step in steps] for each, by in found.items()}
 
     costs, rates = lines("server_cpu_us_per_delivery"), lines("deliveries_per_s")
+    slowest = {
+        each: [by[step].latency_us.get("p99", 0) / 1000 if step in by else None for step in steps]
+        for each, by in found.items()
+    }
     return [
         pictures.draw_growth(folder / f"{name}-cpu.svg", "CPU of the server, µs a delivery", name, steps, costs),
         pictures.draw_growth(folder / f"{name}-rate.svg", "deliveries a second", name, steps, rates),
+        pictures.draw_growth(folder / f"{name}-p99.svg", "p99 of the latency, ms", name, steps, slowest),
     ]
 
 
@@ -177,7 +184,11 @@ for each_name, each_axis in AXES.items():
             each_name,
             params=[
                 *scale_flags(each_axis),
-                *(option for option in described.own() if option.name != each_name or each_name == "members"),
+                *(
+                    option
+                    for option in described.own()
+                    if option.name not in (each_name, "rooms_each") or each_name == "members"
+                ),
                 *flags.run_flags(),
                 *flags.output_flags(),
             ],

@@ -1,6 +1,7 @@
 /* The load client's data: one client_t a load process, with its rooms, connections and publishers in flat arrays.
  *
- *     client ─┬─ rooms[]        name, publishers of the whole room, totals of the members that live in this process
+ *     client ─┬─ rooms[]        name, publishers of the whole room, totals of the members that live in this process;
+ *             │                 rooms with the same members stand one behind the other, their publishers' numbers too
  *             ├─ conns[]        socket, state, and one track_t for each publisher of its room: loss is seen at once
  *             └─ publishers[]   those whose connection lives in this process: next seq, window
  *
@@ -55,8 +56,9 @@ typedef struct {
     bool again;  /* it was dropped and comes back */
     void *tls;   /* SSL *, where the URL says wss */
     int32_t side; /* index in client->sides, or -1 */
-    int32_t room;
-    int32_t publisher; /* index in client->publishers, or -1 */
+    int32_t room;          /* the first of its rooms, or -1 */
+    uint32_t rooms, joined; /* it is to be a member of so many, one after the other; of how many it is */
+    int32_t publisher;     /* index in client->publishers, or -1; where it publishes in several rooms, one of them */
     track_t *tracks;
     uint64_t due_us;   /* when it was to be opened */
     uint8_t *in, *out; /* a frame's beginning; what the socket did not take. Allocated when first needed. */

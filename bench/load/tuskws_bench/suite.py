@@ -257,7 +257,7 @@ def targets_table(chosen: list[Case], measured: dict[str, dict[str, Result]]) ->
 @click.option("--pin/--no-pin", default=True, show_default=True, help="Server on the first core, load on the second.")
 @click.option("--save", is_flag=True, help="Write the figures to bench/baselines/DATE.json.")
 def suite(*, quick: bool, runs: int, only: str, workers: int, processes: int, pin: bool, save: bool) -> None:
-    """Run every case against our server and the C loop in turn; print ratios and the targets' verdicts."""
+    """The cases that have targets. Our server and the C loop in turn, ratios, verdicts."""
     console = report.open_console()
     server_cores, load_cores = default_cores() if pin else ((), ())
     settings = Settings(quick, runs or (1 if quick else 3), workers, processes, server_cores, load_cores)

@@ -151,8 +151,9 @@ static bool deliver_unexpected(client_t *client, track_t *track, uint32_t seq) {
 static inline void deliver(client_t *client, conn_t *conn, const uint8_t *at, size_t bytes, uint64_t now_us) {
     stamp_t stamp;
     room_t *room = conn->room < 0 ? NULL : &client->rooms[conn->room];
-    if (room == NULL || !stamp_read(at, &stamp) || stamp.run != client->run ||
-        stamp.publisher - room->publisher_base >= room->publisher_count || stamp.seq == 0) {
+    uint32_t number; /* of the publisher, among those of all rooms of this member */
+    if (room == NULL || !stamp_read(at, &stamp) || stamp.run != client->run || stamp.seq == 0 ||
+        (number = stamp.publisher - room->publisher_base) >= conn->rooms * room->publisher_count) {
         client->counters.foreign++;
         return;
     }
@@ -161,7 +162,8 @@ static inline void deliver(client_t *client, conn_t *conn, const uint8_t *at, si
         return;
     }
     client->counters.delivery_bytes += bytes;
-    track_t *track = &conn->tracks[stamp.publisher - room->publisher_base];
+    if (conn->rooms > 1) room += number / room->publisher_count;
+    track_t *track = &conn->tracks[number];
     if (stamp.seq == track->last + 1) {
         track->last = stamp.seq;
         track->seen = track->seen << 1 | 1;
@@ -218,7 +220,8 @@ static void count_error(client_t *client, const uint8_t *text, size_t length) {
 
 static void send_join(client_t *client, conn_t *conn) {
     char text[COMMAND_BYTES_MAX];
-    int length = snprintf(text, sizeof text, "{\"type\":\"join_room\",\"room\":\"%s\"}", client->rooms[conn->room].name);
+    const char *name = client->rooms[(uint32_t)conn->room + conn->joined].name;
+    int length = snprintf(text, sizeof text, "{\"type\":\"join_room\",\"room\":\"%s\"}", name);
     conn->state = CONN_JOINING;
     conn_send_frame(client, conn, OP_TEXT, text, (size_t)length);
 }
@@ -238,6 +241,12 @@ static void become_ready(client_t *client, conn_t *conn) {
     client->counters.deliveries++;
     if (conn->room >= 0) client->rooms[conn->room].unique++;
     record_latency(client, conn->due_us, now_us);
+}
+
+static void on_joined(client_t *client, conn_t *conn) {
+    if (conn->state != CONN_JOINING) return;
+    if (++conn->joined < conn->rooms) send_join(client, conn);
+    else become_ready(client, conn);
 }
 
 /* The room of a connection that writes to users is its own mailbox: its name is the user's, which the server gave it. */
@@ -309,7 +318,7 @@ static size_t deliver_all(client_t *client, conn_t *conn, const frame_t *frame, 
 static void on_batch(client_t *client, conn_t *conn, const frame_t *frame, size_t bytes, uint64_t now_us) {
     static const char joined[] = "\"type\":\"room_joined\"", error[] = "\"type\":\"error\"";
     const uint8_t *at = frame->payload, *end = at + frame->length;
-    if (conn->state == CONN_JOINING && memmem(at, frame->length, joined, sizeof joined - 1)) become_ready(client, conn);
+    if (memmem(at, frame->length, joined, sizeof joined - 1)) on_joined(client, conn);
     if (deliver_all(client, conn, frame, bytes, now_us) == 0) client->counters.other_pushes++;
     while (conn->state != CONN_CLOSED && (at = memmem(at, (size_t)(end - at), error, sizeof error - 1)) != NULL) {
         at += sizeof error - 1;
@@ -339,7 +348,7 @@ static void on_other_text(client_t *client, conn_t *conn, const frame_t *frame, 
     } else if (type_is(type, left, "welcome")) {
         on_welcome(client, conn, frame->payload, frame->length);
     } else if (type_is(type, left, "room_joined")) {
-        if (conn->state == CONN_JOINING) become_ready(client, conn);
+        on_joined(client, conn);
     } else if (type_is(type, left, "gap")) {
         if (conn->slow) client->counters.slow_gaps++;
         else client->counters.gaps++;

@@ -64,16 +64,15 @@ class Keeping:
         self._keep(fact_key(ROOM, room.name), value, out)
 
     def keep_ban(self, room: Room, user: str, until: float | None, out: Out) -> None:
-        room.bans[user] = until
+        room.ban(user, until)
         self._keep_sanction(fact_key(BAN, room.name, user), until, out)
 
     def keep_mute(self, room: Room, user: str, until: float | None, out: Out) -> None:
-        room.mutes[user] = until
-        room.settle()
+        room.mute(user, until)
         self._keep_sanction(fact_key(MUTE, room.name, user), until, out)
 
     def keep_invitation(self, room: Room, user: str, out: Out) -> None:
-        room.invited.add(user)
+        room.invite(user)
         self._keep(fact_key(INVITE, room.name, user), {}, out)
 
     def _keep_sanction(self, key: str, until: float | None, out: Out) -> None:
@@ -107,7 +106,9 @@ class Keeping:
 
     def lift(self, kind: str, room: Room, user: str, out: Out) -> None:
         """End a ban or a mute; nothing happens where there is none."""
-        (room.bans if kind == BAN else room.mutes).pop(user, None)
+        sanctions = room.bans if kind == BAN else room.mutes
+        if user in sanctions:
+            del sanctions[user]
         room.settle()
         self._keep(fact_key(kind, room.name, user), None, out)
 
@@ -193,7 +194,7 @@ class Keeping:
                 return self._apply_room(room_name, record.value)
             if kind == INVITE and len(parts) == 2:
                 user = names.user_id(parts[1])
-                self._existing(room_name).invited.add(user)
+                self._existing(room_name).invite(user)
                 return {}
             if kind in (BAN, MUTE) and len(parts) == 2:
                 until = record.value["until"]
@@ -209,8 +210,7 @@ class Keeping:
         if not (until is None or isinstance(until, int | float)):
             raise ValueError("a sanction ends at a time")
         room = self._existing(name)
-        (room.bans if kind == BAN else room.mutes)[user] = until
-        room.settle()
+        (room.ban if kind == BAN else room.mute)(user, until)
         if until is not None:
             self._core.timers.add(until, Timer.SANCTION, key)
         return {"until": until}

@@ -154,9 +154,10 @@ class Members:
             self._core.counters["password_tries_max"] += 1
             raise Refused(ErrorCode.RATE_LIMITED, "Too many wrong passwords", since + limits.password_window_s - now)
         if room.settings.admits(password):
-            room.tries.pop(user, None)
+            if user in room.tries:
+                del room.tries[user]
             return
-        room.tries[user] = (count + 1, since)
+        room.note_try(user, count + 1, since)
         if len(room.tries) > _TRIES_USERS_MAX:
             del room.tries[next(iter(room.tries))]
         raise Refused(ErrorCode.BAD_PASSWORD)
@@ -220,7 +221,7 @@ class Members:
     def listed(self, room: Room) -> list[dict[str, Any]]:
         """The entries of `members`."""
         shard_of = self._core.shard_of
-        people = (shard_of(user).people[user] for user in room.members.users)
+        people = (shard_of(user).people[user] for user in room.members)
         return [{"userId": p.id, "username": p.username, "status": p.view.status} for p in people]
 
     # -- out -------------------------------------------------------------------------------------------------------
@@ -247,10 +248,9 @@ class Members:
 
     def evict(self, room: Room, user: str, reason: str, out: Out) -> bool:
         """Remove all sessions of `user` at once. False: the user was not in the room."""
-        conns = room.members.users.get(user)
-        if conns is None:
+        sessions = [self._core.sessions[conn] for conn in room.members.conns_of(user)]
+        if not sessions:
             return False
-        sessions = [self._core.sessions[conn] for conn in conns]
         by_worker: dict[int, list[int]] = {}
         for session in sessions:
             if not session.lost:
@@ -264,8 +264,8 @@ class Members:
 
     def delete(self, room: Room, out: Out) -> None:
         """Everybody out, and the room is gone. One `Gone` a worker tells all its members."""
-        for user, conns in room.members.users.items():
-            for conn in conns:
+        for user in room.members:
+            for conn in room.members.conns_of(user):
                 del self._core.sessions[conn].rooms[room.name]
             person = self._core.person(user)
             assert person is not None, "a member is a known person"

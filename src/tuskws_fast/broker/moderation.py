@@ -9,7 +9,7 @@ Whatever is decided is a fact that every worker keeps a copy of (`keeping`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from tuskws_fast.broker import answers
@@ -164,7 +164,7 @@ class Moderation:
             raise Refused(ErrorCode.BAD_MESSAGE, "`seconds` must be a number, not below 0")
         return room, user, self._core.now + seconds
 
-    def _check_sanctions(self, room: Room, user: str, own: Mapping[str, Any] | set[str]) -> None:
+    def _check_sanctions(self, room: Room, user: str, own: Container[str]) -> None:
         """One more of them; renewing one is always possible."""
         if user not in own and len(room.bans) + len(room.mutes) + len(room.invited) >= self._core.limits.sanctions_max:
             self._core.counters["sanctions_max"] += 1

@@ -11,6 +11,7 @@ for the grace).
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import logging
 import os
@@ -50,6 +51,7 @@ SEGMENT_BYTES_MIN = 256 * 1024
 
 def main(context: ChildContext, config: Config, app: object | None) -> None:
     """Run the broker until it is told to stop. Called in the child, right after fork."""
+    gc.callbacks.append(spare_the_living)
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     broker = Broker(context, config, loop)
@@ -57,6 +59,14 @@ def main(context: ChildContext, config: Config, app: object | None) -> None:
         loop.run_until_complete(broker.run())
     finally:
         loop.close()
+
+
+def spare_the_living(phase: str, info: dict[str, int]) -> None:
+    """What has lived through a full collection is not looked at again: rooms and people would be, whole, each time that
+    their number has grown by a quarter, and 100,000 rooms with a million members stopped everything for 0.2 s. They
+    are in no cycle once they are let go of, so that counting references frees them (tests/unit/broker/test_garbage)."""
+    if phase == "stop" and info["generation"] == 2:
+        gc.freeze()
 
 
 def engine_limits(config: Config) -> EngineLimits:

@@ -6,6 +6,7 @@ with is offline and was never seen.
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 from tuskws_fast.broker import answers
@@ -79,10 +80,10 @@ class Queries:
         own = caller.person.rooms if caller.person is not None else {}
         listed = dict(own)
         for shard in self._core.shards:
-            for name, room in (shard.rooms if caller.person is None else shard.public).items():
+            for room in shard.rooms() if caller.person is None else shard.public.values():
                 if len(listed) > most:
                     break
-                listed[name] = room
+                listed[room.name] = room
         entries = [{"room": name, "member_count": len(room.members)} for name, room in listed.items()]
         answer: dict[str, Any] = {"type": "rooms", "rooms": entries[:most]}
         if len(entries) > most:
@@ -103,7 +104,7 @@ class Queries:
             room = visible_room(self._core, caller, {"room": checked_room_name(args["room"])})
             if not (caller.person is None or caller.is_member(room) or caller.rights & PRESENCE):
                 raise Refused(ErrorCode.NOT_IN_ROOM)
-            users = list(room.members.users)[: most + 1]
+            users = list(islice(room.members, most + 1))
             if len(users) > most:
                 self._core.counters["presence_state_max"] += 1
                 answer["more"] = True

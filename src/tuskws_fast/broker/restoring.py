@@ -126,7 +126,7 @@ def snapshot(core: Core, scope: str) -> list[Entry]:
 
 def _sequences(core: Core) -> Iterator[Sequence]:
     for shard in core.shards:
-        yield from (room for room in shard.rooms.values() if room.history.keeps)
+        yield from (room for room in shard.rooms() if room.history.keeps)
         yield from (person.inbox for person in shard.people.values() if person.inbox is not None)
 
 

@@ -16,6 +16,9 @@ from __future__ import annotations
 import zlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from itertools import chain
+from types import MappingProxyType
+from typing import Any, cast
 
 from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.ledger import Ledger, Sequence
@@ -39,6 +42,12 @@ BASIC_RIGHTS = JOIN | PUBLISH | HISTORY | PRESENCE
 # A history is swept at most eight times within its age, and once a second: reads trim exactly, memory may wait.
 _SWEEPS_A_TTL = 8
 _SWEEP_MIN_S = 1.0
+
+
+# What most rooms never have, shared by all until they do; whoever writes to it by mistake gets an error.
+_NOBODY = cast(dict[str, Any], MappingProxyType({}))
+_UNINVITED: frozenset[str] = frozenset()
+_NEVER = float("-inf")
 
 
 class Room:
@@ -78,21 +87,39 @@ class Room:
         # True once someone decided about it (`create_room`, `update_room`): then it outlives its last member.
         self.created = False
         self.creator = ""
-        self.invited: set[str] = set()
+        self.invited: frozenset[str] | set[str] = _UNINVITED
         # Until when, on the clock of `now`; None = until it is lifted.
-        self.bans: dict[str, float | None] = {}
-        self.mutes: dict[str, float | None] = {}
+        self.bans: dict[str, float | None] = _NOBODY
+        self.mutes: dict[str, float | None] = _NOBODY
         # Any member may publish: spares the hot path every other question.
         self.plain = True
         self.sweep_at: float | None = None
-        self.stats_at = float("-inf")
+        self.stats_at = _NEVER
         self.stats_due = False
         # Wrong passwords: user → (how many, since when).
-        self.tries: dict[str, tuple[int, float]] = {}
+        self.tries: dict[str, tuple[int, float]] = _NOBODY
 
     @property
     def scope(self) -> str:
         return self.name
+
+    def invite(self, user: str) -> None:
+        if not isinstance(self.invited, set):
+            self.invited = set()
+        self.invited.add(user)
+
+    def ban(self, user: str, until: float | None) -> None:
+        self.bans = self.bans or {}
+        self.bans[user] = until
+
+    def mute(self, user: str, until: float | None) -> None:
+        self.mutes = self.mutes or {}
+        self.mutes[user] = until
+        self.settle()
+
+    def note_try(self, user: str, count: int, since: float) -> None:
+        self.tries = self.tries or {}
+        self.tries[user] = (count, since)
 
     def settle(self) -> None:
         """Call after any change of settings or mutes."""
@@ -197,14 +224,17 @@ class Session:
 
 
 class Shard:
-    """`public` is the part of `rooms` that anyone may list."""
+    """A room is in one of two tables: in `public` if anyone may list it."""
 
-    __slots__ = ("people", "public", "rooms")
+    __slots__ = ("closed", "people", "public")
 
     def __init__(self) -> None:
-        self.rooms: dict[str, Room] = {}
         self.public: dict[str, Room] = {}
+        self.closed: dict[str, Room] = {}
         self.people: dict[str, Person] = {}
+
+    def rooms(self) -> Iterator[Room]:
+        return chain(self.public.values(), self.closed.values())
 
 
 class Core:
@@ -251,7 +281,8 @@ class Core:
         return self.shards[zlib.crc32(name.encode()) % len(self.shards)]
 
     def room(self, name: str) -> Room | None:
-        return self.shard_of(name).rooms.get(name)
+        shard = self.shard_of(name)
+        return shard.public.get(name) or shard.closed.get(name)
 
     def new_room(self, name: str) -> Room:
         """An empty public room; it does not exist yet, and `check_room_count` was asked."""
@@ -261,8 +292,7 @@ class Core:
 
     def add_room(self, name: str, epoch: str) -> Room:
         room = Room(name, epoch, self._history())
-        shard = self.shard_of(name)
-        shard.rooms[name] = shard.public[name] = room
+        self.shard_of(name).public[name] = room
         self.room_count += 1
         return room
 
@@ -289,11 +319,10 @@ class Core:
         room.settings = settings
         room.created = True
         room.settle()
-        public = self.shard_of(room.name).public
-        if settings.public:
-            public[room.name] = room
-        else:
-            public.pop(room.name, None)
+        shard = self.shard_of(room.name)
+        here, there = (shard.public, shard.closed) if settings.public else (shard.closed, shard.public)
+        there.pop(room.name, None)
+        here[room.name] = room
         limits = self.limits
         size = limits.history_size if settings.history_size is None else settings.history_size
         ttl_s = limits.history_ttl_s if settings.history_ttl is None else settings.history_ttl
@@ -310,8 +339,7 @@ class Core:
     def remove_room(self, room: Room) -> None:
         """Nobody is in it any more. A room of this name would start over, with a new epoch."""
         shard = self.shard_of(room.name)
-        del shard.rooms[room.name]
-        shard.public.pop(room.name, None)
+        del (shard.public if room.settings.public else shard.closed)[room.name]
         room.history.clear()
         self.dedupe.forget(room.name)
         self.ledger.end(room)

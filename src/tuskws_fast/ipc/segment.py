@@ -8,6 +8,7 @@ memory goes wrong at `create`, not later:
                                         and asked for first, because the kernel would rather kill others than refuse
     it can neither shrink nor grow      sealed: no peer can cut the memory off under us; `from_fd` insists on it
     only our own user may open it       a memfd is born 0777, and /proc/PID/fd would let the group in
+    who is handed one maps all pages    no fault at each page's first use, and what was allocated is seen (PSS)
 
 `buffer` is the whole memory. Rings and tables hold on to it until they are closed; then `close` succeeds.
 """
@@ -34,10 +35,10 @@ class SegmentError(TuskwsError):
 class Segment:
     """One piece of shared memory and its descriptor; both are the segment's until `close`."""
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, flags: int = mmap.MAP_SHARED) -> None:
         self.fd = fd
         self.size = size
-        self._map = mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+        self._map = mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
         self.buffer = memoryview(self._map)
 
     @classmethod
@@ -65,7 +66,7 @@ class Segment:
             raise SegmentError(f"descriptor {fd} is no memfd: {error.strerror}") from error
         if seals & _SIZE_SEALS != _SIZE_SEALS:
             raise SegmentError(f"descriptor {fd} is not sealed: its memory could vanish while it is used")
-        return cls(fd, os.fstat(fd).st_size)
+        return cls(fd, os.fstat(fd).st_size, mmap.MAP_SHARED | mmap.MAP_POPULATE)
 
     def close(self) -> None:
         """Unmaps and closes. `BufferError` while a ring or table still holds on to the memory. Twice does no harm."""

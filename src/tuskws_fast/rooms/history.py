@@ -16,6 +16,11 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import islice
 
+Entry = tuple[float, bytes]
+# Of all histories that hold nothing, of which there may be one a room: an empty deque alone takes 624 bytes. One that
+# is to hold something gets its own.
+_NOTHING: deque[Entry] = deque(maxlen=0)
+
 
 class Tally:
     """How many bytes all histories hold together, and may; `trimmed` counts how often that bound made one shorter."""
@@ -33,7 +38,7 @@ class History:
 
     def __init__(self, tally: Tally, size: int, ttl_s: float, bytes_max: int) -> None:
         self.top = 0
-        self._entries: deque[tuple[float, bytes]] = deque()
+        self._entries = _NOTHING
         self._bytes = 0
         self._tally = tally
         self._size = size
@@ -67,6 +72,8 @@ class History:
         if self._size == 0:
             return self.top
         entries, tally = self._entries, self._tally
+        if entries is _NOTHING:
+            entries = self._entries = deque()
         entries.append((now, body))
         length = len(body)
         self._bytes += length
@@ -79,8 +86,9 @@ class History:
                 self._drop_oldest()
         return self.top
 
-    def fill(self, entries: Sequence[tuple[float, bytes]], now: float) -> None:
+    def fill(self, entries: Sequence[Entry], now: float) -> None:
         """What an empty history kept before a restart; the last has offset `top`."""
+        self._entries = deque()
         for at, body in entries:
             self._entries.append((at, body))
             self._bytes += len(body)
@@ -95,6 +103,8 @@ class History:
         entries, born_after = self._entries, now - self._ttl_s
         while entries and (len(entries) > self._size or self._bytes > self._bytes_max or entries[0][0] <= born_after):
             self._drop_oldest()
+        if not entries:
+            self._entries = _NOTHING
 
     def _drop_oldest(self) -> None:
         length = len(self._entries.popleft()[1])
@@ -122,7 +132,7 @@ class History:
         self._size, self._ttl_s, self._bytes_max = size, ttl_s, bytes_max
         self.trim(now)
 
-    def entries(self, now: float) -> list[tuple[float, bytes]]:
+    def entries(self, now: float) -> list[Entry]:
         """All that is kept, as (when, body), the last of which has offset `top`: for a journal."""
         self.trim(now)
         return list(self._entries)
@@ -141,7 +151,7 @@ class History:
         """Forget all entries (the sequence goes on): call before letting go of a history, for the tally's sake."""
         self._tally.bytes -= self._bytes
         self._bytes = 0
-        self._entries.clear()
+        self._entries = _NOTHING
 
 
 def paged(bodies: Sequence[bytes], first_bytes: int, page_bytes: int) -> list[list[bytes]]:

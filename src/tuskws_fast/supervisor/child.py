@@ -80,6 +80,8 @@ class ChildContext:
     bell: int
     listener: socket.socket | None
     leads: bool = False
+    # Where this process is to run; None: wherever the node may.
+    cores: frozenset[int] | None = None
 
     @property
     def name(self) -> str:
@@ -160,6 +162,12 @@ def prepare(context: ChildContext, parent: int) -> None:
     # Tokens and secrets are in memory: no core file may hold them.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _set_oom_score(OOM_SCORE_ADJ.get(context.role, 0))
+    if context.cores is not None:
+        try:
+            os.sched_setaffinity(0, context.cores)
+        except OSError as error:
+            # A core was taken away (offline, another cpuset): slower is better than not at all.
+            log.warning("not pinned", extra={"cores": sorted(context.cores), "reason": str(error)})
 
 
 def _set_oom_score(score: int) -> None:

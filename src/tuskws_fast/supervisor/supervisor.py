@@ -34,11 +34,13 @@ from tuskws_fast.metrics import ROW_BROKER, ROW_SUPERVISOR, Metric, State, worke
 from tuskws_fast.supervisor.backoff import Backoff
 from tuskws_fast.supervisor.child import ChildContext, ChildMain
 from tuskws_fast.supervisor.control import Message, receive_message
+from tuskws_fast.supervisor.cores import Cores
 from tuskws_fast.supervisor.ending import BROKER_DRAIN_S, Ending, kill, window_of
 from tuskws_fast.supervisor.memory import NodeMemory
 from tuskws_fast.supervisor.notify import Notifier
 from tuskws_fast.supervisor.operators import Operator, OperatorSocket
 from tuskws_fast.supervisor.peers import Peers
+from tuskws_fast.supervisor.placing import Placing
 from tuskws_fast.supervisor.reloading import Reloaded, Reloads, Report
 from tuskws_fast.supervisor.rollout import LAST_STEPS, Phase, Rollout
 from tuskws_fast.supervisor.signals import SignalInbox
@@ -54,6 +56,8 @@ class Supervisor:
     """Owns listeners and memory from `run` on, and closes them at its end. Use from the main thread, once.
 
     `memory` has a slot for each listener; what it has beyond them are spare ones. `on_reload` reads everything again.
+    `cores`: which of them each process is kept on; `placing`: who gets new connections; without them the kernel
+    decides.
     """
 
     def __init__(
@@ -68,8 +72,12 @@ class Supervisor:
         notifier: Notifier | None = None,
         on_ready: Callable[[], None] | None = None,
         on_reload: Callable[[], Reloaded] | None = None,
+        cores: Cores | None = None,
+        placing: Placing | None = None,
     ) -> None:
         self._memory = memory
+        self._cores = cores
+        self._placing = placing
         self.timing = timing
         self._listeners = list(listeners)
         self._operators = operators
@@ -146,6 +154,8 @@ class Supervisor:
                 self._rollout.tick(now)
             self._bear(now)
             self._peers.lend_listeners(now, self.timing.adopt_after_s)
+            if self._placing is not None and self._placing.is_due(now):
+                self._placing.place([self._connections_of(each) for each in range(len(self._listeners))], now)
         if self._operators is not None:
             self._operators.expire(now)
         self._check_beats(now)
@@ -208,6 +218,7 @@ class Supervisor:
                 bell=bell,
                 listener=listener,
                 leads=slot.listener == 0,
+                cores=self._cores_of(slot),
             )
 
         process = spawn(make_context, slot.main, lambda: self._abandon(slot))
@@ -215,6 +226,16 @@ class Supervisor:
         self._selector.register(process.pidfd, selectors.EVENT_READ, lambda: self._on_end(slot))
         self._selector.register(process.control, selectors.EVENT_READ, lambda: self._on_control(slot))
         log.debug("forked", extra={"child": slot.name, "pid": process.pid, "generation": slot.generation})
+
+    def _cores_of(self, slot: Slot) -> frozenset[int] | None:
+        if self._cores is None:
+            return None
+        return self._cores.of_broker() if slot.listener is None else self._cores.of_worker(slot.listener)
+
+    def _connections_of(self, listener: int) -> int | None:
+        """Of the worker that serves the listener; None while none is ready."""
+        serving = (slot for slot in self._workers if slot.listener == listener and slot.state is State.READY)
+        return next((slot.facts.get(Metric.CONNECTIONS_CURRENT) for slot in serving), None)
 
     def _abandon(self, own: Slot) -> None:
         """In the child: close what only the supervisor may hold, or a peer's death would never be seen as one."""
@@ -276,6 +297,8 @@ class Supervisor:
         slot.enter(State.READY)
         slot.down_since = None
         self._peers.give_back_listener(slot)
+        if self._placing is not None:
+            self._placing.hurry()
         if self._is_rolling:
             assert self._rollout is not None
             self._rollout.on_ready(slot, time.monotonic())

@@ -16,7 +16,8 @@ is asked for once. Members never see an offset twice, nor one after a silent hol
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, cast
 
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.fanout import fan_out
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 # Members here from which on a busy room waits for more to send with: below, a send more is cheap.
 TICK_MEMBERS_MIN = 32
+
+
+# Of all rooms that have nothing waiting, of which there may be very many; replaced before it is written.
+_NOTHING: list[bytes] = []
+_NOBODY = cast("dict[Connection, int]", MappingProxyType({}))
 
 
 class LocalRoom:
@@ -56,7 +62,7 @@ class LocalRoom:
         self.epoch = epoch
         self.offset = offset
         self.members: dict[Connection, None] = {}
-        self.batch: list[bytes] = []
+        self.batch = _NOTHING
         # Of the batch's first publication; with a feed there is nothing else in a batch.
         self.first_offset = 0
         # What slow readers may miss; None: they are cut off.
@@ -65,7 +71,7 @@ class LocalRoom:
         self.flushed_at = 0.0
         self.recovering = False
         # Who joined while the room was recovering: their join reply held everything up to this offset.
-        self.late: dict[Connection, int] = {}
+        self.late = _NOBODY
 
 
 class Hub:
@@ -97,8 +103,8 @@ class Hub:
 
     # -- membership --------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, name: str, epoch: str, offset: int, slow: str = "disconnect") -> None:
-        """`connection` gets every publication after `offset`."""
+    def join(self, connection: Connection, name: str, epoch: str, offset: int, slow: str = "disconnect") -> str:
+        """`connection` gets every publication after `offset`. Returns the name to keep: one copy for all members."""
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = LocalRoom(name, epoch, offset)
@@ -114,8 +120,10 @@ class Hub:
             if len(room.members) == 1:
                 room.offset = offset
             else:
+                room.late = room.late or {}
                 room.late[connection] = offset
                 self._miss(room)
+        return room.name
 
     def leave(self, connection: Connection, name: str) -> None:
         room = self.rooms.get(name)
@@ -123,7 +131,8 @@ class Hub:
             return
         self.flush_room(room)
         room.members.pop(connection, None)
-        room.late.pop(connection, None)
+        if connection in room.late:
+            del room.late[connection]
         if room.feed is not None:
             connection.end_skip(room.feed, False)
         if not room.members:
@@ -286,7 +295,7 @@ class Hub:
             self.flush_room(room)
             targets = {c: None for c in room.members if c not in room.late or room.late[c] < offset}
             self._fan_out(targets, body, None, room)
-        room.late.clear()
+        room.late = _NOBODY
 
     def gap(self, name: str, epoch: str, first: int, last: int) -> None:
         """Tell the members what they will not get, and go on from `last`."""
@@ -295,7 +304,7 @@ class Hub:
             return
         self.gaps += 1
         room.recovering = False
-        room.late.clear()
+        room.late = _NOBODY
         self.flush_room(room)
         self._move(room, epoch, last)
         body = codec.encode({"type": "gap", "room": name, "epoch": epoch, "from": first, "to": last})
@@ -352,7 +361,7 @@ class Hub:
     def flush_room(self, room: LocalRoom) -> None:
         batch = room.batch
         if batch:
-            room.batch = []
+            room.batch = _NOTHING
             frame = Frame(batch, self._clock(), False, room.feed, room.first_offset)
             self.deliveries += len(batch) * fan_out(room.members, frame)
 
@@ -362,20 +371,23 @@ class Hub:
             self.flush_room(room)
             self._fan_out(room.members, body, exclude, room)
             return
-        if not room.batch:
-            self._active.append(room)
-            room.first_offset = room.offset
-        room.batch.append(body)
+        if room.batch:
+            room.batch.append(body)
+            return
+        self._active.append(room)
+        room.first_offset = room.offset
+        room.batch = [body]
 
     def _append(self, room: LocalRoom, body: bytes) -> None:
         if room.feed is not None:
             # It is not to be left out with the publications.
             self.flush_room(room)
             self._fan_out(room.members, body, None)
-            return
-        if not room.batch:
+        elif room.batch:
+            room.batch.append(body)
+        else:
             self._active.append(room)
-        room.batch.append(body)
+            room.batch = [body]
 
     def _fan_out(
         self, members: dict[Connection, None], body: bytes, exclude: Connection | None, room: LocalRoom | None = None

@@ -127,8 +127,7 @@ class Inbox:
             if waiting is not None and waiting.session is not None:
                 waiting.session.refuse(ErrorCode.UNAVAILABLE, waiting.command_id, "Your identity changed; join again")
             return
-        self._hub.join(session.connection, record.room, record.epoch, record.offset, record.slow)
-        enter(session, record.room)
+        enter(session, self._hub.join(session.connection, record.room, record.epoch, record.offset, record.slow))
         command_id = waiting.command_id if waiting is not None else None
         for body in (record.body, *record.pages):
             session.replay(self._shown(body), command_id)
@@ -151,8 +150,7 @@ class Inbox:
             return
         bodies = dict(record.refused)
         for name, epoch, offset, slow, body in record.rooms:
-            self._hub.join(session.connection, name, epoch, offset, slow)
-            enter(session, name)
+            enter(session, self._hub.join(session.connection, name, epoch, offset, slow))
             bodies[name] = self._shown(body)
         # Room names need no escaping in JSON.
         rooms = b",".join(b'"%b":%b' % (name.encode(), body) for name, body in bodies.items())

@@ -106,3 +106,10 @@ def test_servers_and_load_have_cores_of_their_own_unless_told_otherwise():
     assert (setting.cores, given["cores"]) == ((0,), "1,2")
     setting, given = compare.setting_of(flags(no_pin=True, server_cores="0", cores="1"))
     assert (setting.cores, given["cores"]) == ((), "")
+
+
+def test_a_variant_is_our_server_with_more_flags():
+    setting = Setting(workers=2, flags=("--no-pin",))
+    (entry,) = compare.changed(["--room-tick 0 --app 'a b:c'"], setting, Scenario("fanout"))
+    assert entry.name == "ours --room-tick 0 --app 'a b:c'"
+    assert entry.make().command()[-5:] == ["--no-pin", "--room-tick", "0", "--app", "a b:c"]

@@ -6,7 +6,7 @@ import click
 import pytest
 from tuskws_bench import flags
 from tuskws_bench.cli import main
-from tuskws_bench.plan import Kind, Scenario
+from tuskws_bench.plan import Kind, PlanError, Scenario
 
 ELSEWHERE = {"json_file", "pictures", "progress", "control_socket"}
 
@@ -48,3 +48,21 @@ def test_flags_reach_the_scenario():
     )
     assert (made.slow, made.slow_members(), made.connect_rate, made.cores) == (25.0, 10, 100.0, (1, 2))
     assert made.compression
+
+
+@pytest.mark.parametrize("name", list(main.commands))
+def test_the_overview_cuts_no_sentence_short(name):
+    assert not main.commands[name].get_short_help_str(60).endswith("...")
+
+
+def test_a_result_that_could_not_be_written_is_refused_before_the_run(tmp_path):
+    with pytest.raises(click.BadParameter, match="no folder"):
+        given("fanout", "--json", str(tmp_path / "none" / "x.json"))
+    assert given("fanout", "--json", str(tmp_path / "x.json"))["json_file"] == tmp_path / "x.json"
+
+
+@pytest.mark.parametrize("text", ["x", "1;2", "1.5", "-1"])
+def test_what_is_no_list_of_numbers_is_named(text):
+    with pytest.raises(PlanError, match="--cores is made of numbers"):
+        flags.numbers("--cores", text)
+    assert flags.numbers("--cores", "1, 2,") == (1, 2)

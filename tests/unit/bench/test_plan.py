@@ -30,6 +30,19 @@ def test_many_rooms_are_never_split():
     assert publisher_numbers(shares) == list(range(20))
 
 
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_rooms_that_share_their_members_need_fewer_connections(processes):
+    scenario = Scenario("rooms", rooms=24, rooms_each=4, members=10, publishers=2, processes=processes)
+    shares = shares_of(scenario)
+    assert scenario.connections == sum(share.connections for share in shares) == 60
+    assert publisher_numbers(shares) == list(range(48))
+    for share in shares:
+        for first in range(0, len(share.rooms), 4):
+            bases = [room.publisher_base for room in share.rooms[first : first + 4]]
+            assert bases == [bases[0] + 2 * n for n in range(4)], "their numbers follow one another"
+            assert [room.same_members for room in share.rooms[first : first + 4]] == [False, True, True, True]
+
+
 def test_echo_gives_each_connection_a_room_of_its_own():
     shares = shares_of(Scenario("echo", members=5, protocol="raw", processes=2))
     assert [share.connections for share in shares] == [3, 2]
@@ -71,6 +84,8 @@ def test_the_wire_length_of_a_raw_frame_includes_its_head(wire, payload):
         ({"url": "http://127.0.0.1/"}, "--url"),
         ({"members": 2, "publishers": 2, "processes": 2, "rooms": 0}, "at least 1"),
         ({"kind": "private", "protocol": "raw"}, "needs --protocol tusk"),
+        ({"kind": "rooms", "rooms": 10, "rooms_each": 3}, "multiple"),
+        ({"kind": "mixed", "rooms": 4, "rooms_each": 2}, "--rooms-each is for"),
         ({"kind": "private", "members": 3, "processes": 2}, "two users"),
         ({"kind": "slow", "slow": 100.0}, "that read"),
         ({"kind": "slow", "slow": 101.0}, "per cent"),

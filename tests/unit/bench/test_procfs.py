@@ -84,6 +84,14 @@ def test_a_supervisor_that_does_not_hold_the_socket_is_known_by_its_title():
     assert procfs.topmost([21], tree) == 20
 
 
+def test_who_merely_started_the_server_is_not_part_of_it_whatever_its_name():
+    tree = node(
+        (1, 0, "init"), (20, 1, "tuskws-fast"), (30, 20, "tuskws-fast"), (31, 30, "worker-0"), (40, 20, "c_loop")
+    )
+    assert procfs.topmost([30, 31], tree) == 30
+    assert procfs.topmost([40], tree) == 40
+
+
 SLABS = """slabinfo - version: 2.1
 # name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab>
 TCP                   10     12   2000   13    8 : tunables    0    0    0

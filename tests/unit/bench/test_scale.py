@@ -1,7 +1,6 @@
 """What each axis changes, and that a step which could not be run is shown."""
 
 import io
-import resource
 
 import pytest
 from helpers.bench_runs import a_run
@@ -28,13 +27,18 @@ def test_workers_are_of_the_server():
     assert (scenario, setting.workers) == (Scenario("fanout"), 3)
 
 
-def test_many_rooms_have_as_many_members_as_descriptors_allow():
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    few, _ = scale.at("rooms", 2, Scenario("rooms", members=10), Setting())
-    many, _ = scale.at("rooms", limit // 4, Scenario("rooms", members=10), Setting())
-    assert few.members == 10
-    assert 1 <= many.members < 10
-    assert many.connections < limit
+@pytest.mark.parametrize(("rooms", "each"), [(2, 1), (100, 1), (1_000, 10), (100_000, 1_000)])
+def test_beyond_a_thousand_connections_rooms_share_their_members(rooms, each):
+    scenario, setting = scale.at("rooms", rooms, Scenario("rooms", members=10, rate=5_000), Setting())
+    assert (scenario.rooms, scenario.rooms_each, scenario.members) == (rooms, each, 10)
+    assert scenario.connections == min(1_000, 10 * rooms)
+    assert scenario.rate * rooms == pytest.approx(5_000)
+    assert "--max-rooms-per-user" in setting.flags
+
+
+def test_members_that_do_not_read_are_an_axis():
+    scenario, _ = scale.at("slow", 10, Scenario("slow", members=200), Setting())
+    assert scenario.slow_members() == 20
 
 
 def test_a_step_that_was_not_run_stands_in_the_table_with_the_reason():

@@ -51,4 +51,5 @@ def test_a_user_with_a_ghost_and_a_new_session_stays_one_member() -> None:
     assert not room.join("alice", 2, worker=1)
     assert room.workers == (1,)
     assert not room.leave("alice", 1, worker=0)
-    assert room.users == {"alice": (2,)}
+    assert room.conns_of("alice") == (2,)
+    assert room.conns_of("bob") == ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from helpers.footprint import bytes_left_by
 from tuskws_fast_ext.connection import Connection, FlushPoint
 
 from tuskws_fast.protocol import codec
@@ -215,3 +216,21 @@ def test_who_joins_a_room_that_waits_gets_nothing_from_before_and_who_leaves_get
     tick()
     assert got(newcomer) == ["<3>"]
     assert got(second) == ["<1>", "<2>"]
+
+
+def test_a_room_with_one_member_is_small() -> None:
+    node = Node()
+    alice = node.member("before")
+    kept: set[str] = set()
+
+    def join_rooms() -> None:
+        for number in range(1_000):
+            kept.add(node.hub.join(alice, f"room-of-an-ordinary-name-{number}", f"epoch-{number}", 0))
+
+    assert bytes_left_by(join_rooms) / 1_000 < 750
+
+
+def test_all_members_keep_one_copy_of_their_rooms_name() -> None:
+    node = Node()
+    first, second = (node.hub.join(node.member("other"), "".join(["ro", "om"]), "e", 0) for _ in range(2))
+    assert first is second
