@@ -34,7 +34,7 @@ from tuskws_fast.broker.people import People
 from tuskws_fast.broker.queries import Queries
 from tuskws_fast.broker.receipts import Receipts
 from tuskws_fast.broker.restoring import restore, scopes, snapshot, unwritten
-from tuskws_fast.broker.shapes import is_well_formed
+from tuskws_fast.broker.shapes import asker_of, is_well_formed
 from tuskws_fast.broker.state import Core, Out, Person, Room
 from tuskws_fast.broker.tickets import Tickets, check_identity
 from tuskws_fast.broker.timers import Timer
@@ -519,11 +519,9 @@ class Engine:
 
     def _refuse(self, worker: int, record: UpRecord, refused: Refused, out: Out) -> None:
         self._core.counters[f"refused_{refused.code.value}"] += 1
-        # `via` is the number that who asks to resume still has.
-        conn = record.via if isinstance(record, records.Resume) else getattr(record, "conn", None)
-        tag = getattr(record, "tag", None)
-        if isinstance(conn, int) and isinstance(tag, int):
-            out.append((worker, Reply(conn, tag, False, answers.error(refused))))
+        asker = asker_of(record)
+        if asker is not None:
+            out.append((worker, Reply(*asker, False, answers.error(refused))))
 
 
 def _checked_conn(args: Args) -> int:

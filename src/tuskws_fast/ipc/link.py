@@ -200,7 +200,7 @@ class Link:
                     if kind == _PIECE:
                         self._keep_piece(payload)
                     else:
-                        records.append(unpack_record(kind, self._joined(payload)))
+                        records.append(unpack_record(kind, self._joined(payload) if self._pieces else payload))
                 if len(found) < wanted:
                     break
         except (RingPoisoned, ValueError) as error:
@@ -229,8 +229,6 @@ class Link:
             raise ValueError(f"a record of more than {self.overflow_bytes_max} bytes")
 
     def _joined(self, payload: bytes) -> bytes:
-        if not self._pieces:
-            return payload
         whole = b"".join([*self._pieces, payload])
         self._pieces, self._pieces_bytes = [], 0
         return whole
