@@ -37,6 +37,7 @@ from tuskws_fast.auth.tickets import Tickets
 from tuskws_fast.config import Config, with_options
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.ipc import records
+from tuskws_fast.ipc.bell import Bell
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import ROW_SUPERVISOR, Metric, health_of
@@ -124,6 +125,7 @@ class Worker:
         self._context = context
         self._config = config
         self._loop = loop
+        self._bell = Bell(context.bell)
         self._link: Link | None = None
         self._asleep = False
         self._ready = False
@@ -451,11 +453,8 @@ class Worker:
         self._outbox.send(records.Recover(room, epoch, offset))
 
     def _on_bell(self) -> None:
-        try:
-            os.eventfd_read(self._context.bell)
-        except BlockingIOError:
-            # Rung once for two reasons, and read by the first.
-            pass
+        # It may be silent: rung once for two reasons, and read by the first.
+        self._bell.clear()
         self._drain()
 
     def _drain(self) -> None:
@@ -485,7 +484,9 @@ class Worker:
         """The safety net under the doorbell; and what may wait for so long."""
         self._identities.announce()
         if self._link is not None and self._asleep and self._link.pending:
-            self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
+            # A bell that the loop has not told of yet is not lost.
+            if not self._bell.clear():
+                self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
             self._drain()
         self._loop.call_later(SAFETY_TICK_S, self._look)
 
