@@ -559,12 +559,6 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     DownType.TELL: (Tell, (1,)),
     DownType.UNWATCH: (Unwatch, ()),
 }
-_TYPES: dict[type[Any], int] = {cls: int(kind) for kind, (cls, _) in _CLASSES.items()}
-_PACKERS: dict[type[Any], Callable[[Any], bytes]] = {
-    Publish: pack_publish,
-    Publication: pack_publication,
-    Reply: pack_reply,
-}
 _UNPACKERS: dict[int, tuple[Callable[[bytes, type[Any]], Any], type[Any]]] = {
     int(UpType.PUBLISH): (unpack_publish, Publish),
     int(DownType.PUBLICATION): (unpack_publication, Publication),
@@ -572,21 +566,39 @@ _UNPACKERS: dict[int, tuple[Callable[[bytes, type[Any]], Any], type[Any]]] = {
 }
 
 
-def type_of(record: UpRecord | DownRecord) -> int:
-    """The type number that goes into the ring's header."""
-    return _TYPES[type(record)]
-
-
-def pack_record(record: UpRecord | DownRecord) -> bytes:
-    """The payload of `record` on a ring; its type goes into the ring's own header (`type_of`)."""
-    pack = _PACKERS.get(type(record))
-    return pack(record) if pack is not None else codec.encode(tuple(record), default=_as_text)
+def _pack_readable(record: UpRecord | DownRecord) -> bytes:
+    return codec.encode(tuple(record), default=_as_text)
 
 
 def _as_text(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode()
     raise TypeError(f"a record cannot carry {type(value).__name__}")
+
+
+class Packing(NamedTuple):
+    """How the records of a class go onto a ring."""
+
+    kind: int
+    pack: Callable[[Any], bytes]
+    droppable: bool
+
+
+_PACKERS = {Publish: pack_publish, Publication: pack_publication, Reply: pack_reply}
+# Everything that is to be known of a record, in one look-up.
+PACKINGS: dict[type[Any], Packing] = {
+    cls: Packing(int(kind), _PACKERS.get(cls, _pack_readable), kind in DROPPABLE) for kind, (cls, _) in _CLASSES.items()
+}
+
+
+def type_of(record: UpRecord | DownRecord) -> int:
+    """The type number that goes into the ring's header."""
+    return PACKINGS[type(record)].kind
+
+
+def pack_record(record: UpRecord | DownRecord) -> bytes:
+    """The payload of `record` on a ring; its type goes into the ring's own header (`type_of`)."""
+    return PACKINGS[type(record)].pack(record)
 
 
 def unpack_record(kind: int, payload: bytes) -> UpRecord | DownRecord:
