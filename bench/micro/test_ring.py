@@ -78,7 +78,7 @@ def test_wake_a_sleeping_consumer(benchmark: BenchmarkFixture, segment: Segment)
 
 
 def test_send_and_drain_publications_by_a_link(benchmark: BenchmarkFixture, segment: Segment) -> None:
-    """The same batch as records: packing and unpacking in Python on top of the ring."""
+    """The same batch as records: packing and unpacking on top of the ring."""
     broker, worker = Link(segment, "broker", -1, -1), Link(segment, "worker", -1, -1)
     publication = Publication(0, 123456, "general", PAYLOAD)
 

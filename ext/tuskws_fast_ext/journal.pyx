@@ -16,14 +16,17 @@ from libc.stdint cimport UINT16_MAX, UINT32_MAX, int32_t, uint8_t, uint16_t, uin
 from libc.string cimport memcpy, memset
 
 from tuskws_fast_ext.ring cimport ring_crc32c, ring_init
+from tuskws_fast_ext.tuples cimport named_tuple, put_item
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef enum:
     KIND = 1  # Kind.PUBLISHED
+    CRC_BYTES = 4
     PAYLOAD_AT = 20
     TEXT_AT = 63
+    FIELDS = 11
     FIXED = TEXT_AT - PAYLOAD_AT
 
 # The checksum's table and its choice of instruction are this module's own copy.
@@ -34,9 +37,15 @@ cdef inline void put(char *at, const void *value, Py_ssize_t size) noexcept:
     memcpy(at, value, size)
 
 
-def frame_published(list entries, uint64_t number, cls):
-    """The frames of `entries`, the first of which gets `number`, in one piece; None if one of them is no `cls`."""
-    cdef Py_ssize_t total = 0, size, length
+cdef inline Py_ssize_t frame_size(Py_ssize_t length) noexcept:
+    """Of a frame whose `length` is this."""
+    return (PAYLOAD_AT + length + 7) & ~7
+
+
+def frame_entries(list entries, uint64_t number, cls, pack):
+    """The frames of `entries`, the first of which gets `number`, in one piece. What is no `cls` is packed, number and
+    all, by `pack(entry, number)`."""
+    cdef Py_ssize_t total = 0, size, length, others = 0
     cdef Py_ssize_t ns, ne, nu, nk, nb
     cdef const char *scope
     cdef const char *epoch
@@ -49,13 +58,17 @@ def frame_published(list entries, uint64_t number, cls):
     cdef int32_t delivered
     cdef uint16_t ns16, nu16, nk16
     cdef uint8_t ne8
-    cdef bytes out, body
+    cdef bytes out, body, packed
     cdef tuple entry
+    cdef list packed_others = []
     if not issubclass(cls, tuple):
         raise TypeError("entries are tuples")
-    for each in entries:
+    for index, each in enumerate(entries, number):
         if type(each) is not cls:
-            return None
+            packed = pack(each, index)
+            packed_others.append(packed)
+            total += frame_size(PyBytes_GET_SIZE(packed) + CRC_BYTES - PAYLOAD_AT)
+            continue
         # A named tuple is a tuple with other methods: unchecked, its items are one load away.
         entry = <tuple>each
         PyUnicode_AsUTF8AndSize(entry[0], &ns)
@@ -66,10 +79,22 @@ def frame_published(list entries, uint64_t number, cls):
         length = FIXED + ns + ne + nu + nk + PyBytes_GET_SIZE(body)
         if ns > UINT16_MAX or nu > UINT16_MAX or nk > UINT16_MAX or ne > 255 or length > <Py_ssize_t>UINT32_MAX:
             raise ValueError("a publication is too long for the journal")
-        total += (PAYLOAD_AT + length + 7) & ~7
+        total += frame_size(length)
     out = PyBytes_FromStringAndSize(NULL, total)
     at = PyBytes_AS_STRING(out)
     for each in entries:
+        if type(each) is not cls:
+            packed = packed_others[others]
+            others += 1
+            nb = PyBytes_GET_SIZE(packed)
+            size = frame_size(nb + CRC_BYTES - PAYLOAD_AT)
+            put(at + CRC_BYTES, PyBytes_AS_STRING(packed), nb)
+            memset(at + CRC_BYTES + nb, 0, size - CRC_BYTES - nb)
+            crc = ~ring_crc32c(UINT32_MAX, <const uint8_t *>at + CRC_BYTES, nb)
+            put(at, &crc, CRC_BYTES)
+            at += size
+            number += 1
+            continue
         entry = <tuple>each
         scope = PyUnicode_AsUTF8AndSize(entry[0], &ns)
         epoch = PyUnicode_AsUTF8AndSize(entry[1], &ne)
@@ -80,7 +105,7 @@ def frame_published(list entries, uint64_t number, cls):
         body = entry[10]
         nb = PyBytes_GET_SIZE(body)
         length = FIXED + ns + ne + nu + nk + nb
-        size = (PAYLOAD_AT + length + 7) & ~7
+        size = frame_size(length)
         length32, ns16, nu16, nk16, ne8 = <uint32_t>length, <uint16_t>ns, <uint16_t>nu, <uint16_t>nk, <uint8_t>ne
         memset(at + 16, 0, 4)
         at[16] = KIND
@@ -102,11 +127,26 @@ def frame_published(list entries, uint64_t number, cls):
         put(at + TEXT_AT + ns + ne + nu, key, nk)
         put(at + TEXT_AT + ns + ne + nu + nk, PyBytes_AS_STRING(body), nb)
         memset(at + PAYLOAD_AT + length, 0, size - PAYLOAD_AT - length)
-        crc = ~ring_crc32c(UINT32_MAX, <const uint8_t *>at + 4, PAYLOAD_AT - 4 + length)
-        put(at, &crc, 4)
+        crc = ~ring_crc32c(UINT32_MAX, <const uint8_t *>at + CRC_BYTES, PAYLOAD_AT - CRC_BYTES + length)
+        put(at, &crc, CRC_BYTES)
         at += size
         number += 1
     return out
+
+
+def note_homes(list entries, cls, dict homes, segment) -> bool:
+    """Put the scope of each of `entries` into `homes`, where it is not yet, with `segment`. False: not all are of `cls`,
+    and those from the first other on are left."""
+    cdef tuple entry
+    if not issubclass(cls, tuple):
+        raise TypeError("entries are tuples")
+    for each in entries:
+        if type(each) is not cls:
+            return False
+        entry = <tuple>each
+        if entry[0] not in homes:
+            homes[entry[0]] = segment
+    return True
 
 
 def read_published(bytes data, Py_ssize_t at, uint64_t expected, cls):
@@ -121,6 +161,7 @@ def read_published(bytes data, Py_ssize_t at, uint64_t expected, cls):
     cdef int32_t delivered
     cdef uint16_t ns, nu, nk
     cdef uint8_t ne
+    cdef tuple entry
     cdef list found = []
     if at < 0:
         raise ValueError("no place in the data")
@@ -148,23 +189,22 @@ def read_published(bytes data, Py_ssize_t at, uint64_t expected, cls):
         if FIXED + text + <Py_ssize_t>prefix > <Py_ssize_t>length:
             break
         frame += TEXT_AT
+        entry = named_tuple(cls, FIELDS)
+        put_item(entry, 2, offset)
+        put_item(entry, 3, wall)
+        put_item(entry, 4, conn)
+        put_item(entry, 5, tag)
+        put_item(entry, 8, prefix)
+        put_item(entry, 9, delivered)
+        put_item(entry, 10, PyBytes_FromStringAndSize(frame + text, <Py_ssize_t>length - FIXED - text))
         try:
-            fields = (
-                PyUnicode_DecodeUTF8(frame, ns, NULL),
-                PyUnicode_DecodeUTF8(frame + ns, ne, NULL),
-                offset,
-                wall,
-                conn,
-                tag,
-                PyUnicode_DecodeUTF8(frame + ns + ne, nu, NULL),
-                PyUnicode_DecodeUTF8(frame + ns + ne + nu, nk, NULL),
-                prefix,
-                delivered,
-                PyBytes_FromStringAndSize(frame + text, <Py_ssize_t>length - FIXED - text),
-            )
+            put_item(entry, 0, PyUnicode_DecodeUTF8(frame, ns, NULL))
+            put_item(entry, 1, PyUnicode_DecodeUTF8(frame + ns, ne, NULL))
+            put_item(entry, 6, PyUnicode_DecodeUTF8(frame + ns + ne, nu, NULL))
+            put_item(entry, 7, PyUnicode_DecodeUTF8(frame + ns + ne + nu, nk, NULL))
         except UnicodeDecodeError:
             break
-        found.append(tuple.__new__(cls, fields))
+        found.append(entry)
         expected += 1
         at += (PAYLOAD_AT + <Py_ssize_t>length + 7) & ~7
     return found, at

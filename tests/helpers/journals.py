@@ -48,9 +48,9 @@ class ModelScope:
 Model = dict[str, ModelScope]
 
 
-def frame_slowly(entry: Published | bytes, number: int) -> bytes:
+def frame_slowly(entry: Entry | bytes, number: int) -> bytes:
     """The slow twin of `ext/journal`: the frame of an entry (or of what follows its checksum, made right)."""
-    packed = pack_entry(entry, number) if isinstance(entry, Published) else entry
+    packed = entry if isinstance(entry, bytes) else pack_entry(entry, number)
     frame = crc32c(packed).to_bytes(4, "little") + packed
     return frame + bytes(-len(frame) % 8)
 

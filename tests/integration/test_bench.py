@@ -239,6 +239,18 @@ def test_the_broker_has_a_record_of_each_accepted_message(our_server: Contender)
     assert result.broker_records == result.accepted == result.published > 0
 
 
+def test_every_message_is_acknowledged_at_the_level_that_is_asked_for(our_server: Contender) -> None:
+    flags = {**SHORT, "url": our_server.url, "members": 20, "window": 8}
+    assert run(Scenario("fanout", **flags)).acks == 0
+    result = run(Scenario("fanout", level="accepted", **flags))
+    assert result.valid, result.problems
+    assert result.acks == result.accepted > 0
+    # This server keeps messages in memory only.
+    refused = run(Scenario("fanout", level="stored", **flags))
+    assert refused.errors.keys() == {"unavailable"}
+    assert refused.acks == 0
+
+
 def test_private_messages_reach_the_next_user_and_are_recorded(our_server: Contender) -> None:
     result = ours(our_server, "private", members=9, window=2, processes=2)
     assert result.deliveries > 100

@@ -143,6 +143,11 @@ def publishers() -> Options:
     return [flag("--publishers", default=1, help="Publishing members in each room.")]
 
 
+def level() -> Options:
+    text = "Ask for an acknowledgement of every message, at this level (tusk only); none: ask for none."
+    return [flag("--level", type=click.Choice(["none", "accepted", "stored", "synced"]), default="none", help=text)]
+
+
 def batch() -> Options:
     return [flag("--batch", is_flag=True, help="Ask for `batch` pushes (hello {batch: true}; tusk only).")]
 
@@ -154,7 +159,7 @@ def settle() -> Options:
 SCENARIOS: dict[Kind, Described] = {
     "fanout": Described(
         "One room; every message goes to all its members.",
-        lambda: [*members(1000), *publishers(), *pace(64), *batch(), *publishing()],
+        lambda: [*members(1000), *publishers(), *pace(64), *level(), *batch(), *publishing()],
     ),
     "slow": Described(
         "One room in which some members do not read. What it does to the others, and what becomes of them.",
@@ -175,6 +180,7 @@ SCENARIOS: dict[Kind, Described] = {
             *members(10, "Members of each room."),
             *publishers(),
             *pace(8),
+            *level(),
             *batch(),
             *publishing(),
         ],

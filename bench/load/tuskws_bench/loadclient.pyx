@@ -53,7 +53,7 @@ cdef extern from "client.h" nogil:
         uint64_t connected, ready, failed, closed_early
         uint64_t published, refused, throttled_joins
         uint64_t deliveries, duplicates, out_of_order, skipped, foreign
-        uint64_t gaps, errors, replies, other_pushes, pings_answered
+        uint64_t gaps, errors, replies, acks, other_pushes, pings_answered
         uint64_t slow_deliveries, slow_gaps, slow_closed, dropped, returned, compressed, side_commands, side_replies, side_refused
         uint64_t frames, bytes, delivery_bytes, reads, sends, short_sends
         uint64_t opened_ns, last_ready_ns
@@ -82,6 +82,7 @@ cdef extern from "client.h" nogil:
         char authority[128]
         char path[128]
         char token[4096]
+        char level[16]
         int dialect, action
         bint batch, windowed, compression
         void *tls
@@ -237,6 +238,7 @@ cdef class LoadClient:
         _store(c.authority, sizeof(c.authority), share.authority)
         _store(c.path, sizeof(c.path), share.path)
         _store(c.token, sizeof(c.token), share.token)
+        _store(c.level, sizeof(c.level), "" if share.level == "none" else share.level)
         c.dialect = DIALECTS[share.dialect]
         c.action = ACTIONS[share.action]
         c.batch = share.batch

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 Kind = Literal["fanout", "slow", "rooms", "mixed", "private", "presence", "echo", "join", "reconnect", "idle"]
 Protocol = Literal["tusk", "raw", "nats", "socketio", "nchan"]
 Action = Literal["publish", "ping", "presence", "private", "join", "none"]
+# How safe a message is to be before it is acknowledged; "none": no acknowledgement is asked for.
+Level = Literal["none", "accepted", "stored", "synced"]
 
 # Members of one or many rooms; one connection each; nobody is asked to do anything.
 ROOM_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "presence", "join", "reconnect")
@@ -67,6 +69,7 @@ class Share:
     tls: bool
     compression: bool
     action: Action
+    level: Level
     batch: bool
     window: int
     interval_ns: int
@@ -118,6 +121,7 @@ class Scenario:
     wire: int = 0
     rate: float = 0.0
     window: int = 64
+    level: Level = "none"
     batch: bool = False
     compression: bool = False
     slow: float = 0.0
@@ -200,6 +204,8 @@ class Scenario:
             raise PlanError("the closed loop needs --window of at least 1 (or give --rate)")
         if self.kind == "private" and self.members < 2 * self.processes:
             raise PlanError("a private message needs two users in each load process")
+        if self.level != "none" and (self.protocol != "tusk" or self.batch):
+            raise PlanError("--level is for --protocol tusk, and --batch hides the acknowledgements")
         if self.side and self.batch:
             raise PlanError("--batch hides which command a reply belongs to: not with side connections")
         if min(self.rate, self.side_rate, self.drop_rate, self.connect_rate, self.side) < 0:
@@ -239,6 +245,7 @@ class Scenario:
                 tls=self.tls,
                 compression=self.compression,
                 action=self._action(),
+                level=self.level,
                 batch=self.batch,
                 window=self.window if self.publishes and not self.open_loop else 0,
                 interval_ns=interval_ns,

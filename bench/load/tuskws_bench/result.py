@@ -74,6 +74,7 @@ class Result:
     deliveries_by_second: list[int]
     published: int
     accepted: int
+    acks: int
     broker_records: int | None
     pushes_per_s: float
     lost: int
@@ -145,6 +146,7 @@ def compose(scenario: Scenario, run: Run) -> Result:
         deliveries_by_second=_add_up([each.by_second for each in run.stopped]),
         published=total["published"],
         accepted=total["published"] - total["refused"],
+        acks=total["acks"],
         broker_records=run.records,
         pushes_per_s=round(measured["other_pushes"] / interval.seconds, 1),
         lost=run.lost,

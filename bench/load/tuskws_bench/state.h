@@ -105,7 +105,7 @@ typedef struct {
     uint64_t connected, ready, failed, closed_early;
     uint64_t published, refused, throttled_joins;
     uint64_t deliveries, duplicates, out_of_order, skipped, foreign;
-    uint64_t gaps, errors, replies, other_pushes, pings_answered;
+    uint64_t gaps, errors, replies, acks, other_pushes, pings_answered;
     uint64_t slow_deliveries, slow_gaps, slow_closed, dropped, returned, compressed, side_commands, side_replies, side_refused;
     uint64_t frames, bytes, delivery_bytes, reads, sends, short_sends;
     uint64_t opened_ns, last_ready_ns; /* monotonic: first connect() and last READY */
@@ -116,6 +116,7 @@ typedef struct {
     struct sockaddr_storage address;
     socklen_t address_bytes;
     char authority[128], path[128], token[4096];
+    char level[16]; /* "": no acknowledgement is asked for */
     int dialect, action;
     bool batch, windowed, compression;
     void *tls; /* SSL_CTX *, or NULL */

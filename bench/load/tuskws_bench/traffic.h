@@ -29,6 +29,7 @@ static void queue_publisher(client_t *client, publisher_t *publisher) {
 
 static size_t write_command(client_t *client, const publisher_t *publisher, uint8_t *at, const stamp_t *stamp) {
     const char *name = client->rooms[publisher->room].name, *tail = "";
+    char acked[64];
     size_t length = 0;
     switch (client->dialect) {
         case DIALECT_TUSK:
@@ -41,6 +42,10 @@ static size_t write_command(client_t *client, const publisher_t *publisher, uint
                                                                       : "{\"type\":\"broadcast\",\"room\":\"%s\",\"message\":\"",
                                      name);
             tail = "\"}";
+            if (client->level[0]) {
+                snprintf(acked, sizeof acked, "\",\"ack\":\"%s\",\"id\":%u}", client->level, (unsigned)stamp->seq);
+                tail = acked;
+            }
             break;
         case DIALECT_NATS:
             length = (size_t)sprintf((char *)at, "PUB %s %u\r\n", name, (unsigned)client->payload);
@@ -182,6 +187,10 @@ static inline void deliver(client_t *client, conn_t *conn, const uint8_t *at, si
 
 static void on_reply(client_t *client, conn_t *conn, size_t bytes, uint64_t now_us) {
     publisher_t *publisher = conn->publisher < 0 ? NULL : &client->publishers[conn->publisher];
+    if (publisher != NULL && client->level[0]) {
+        client->counters.acks++; /* the message itself is counted where it is delivered */
+        return;
+    }
     if (publisher == NULL || !asks(client) || publisher->answered == publisher->seq) {
         client->counters.foreign++;
         return;

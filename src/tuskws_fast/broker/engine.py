@@ -34,7 +34,7 @@ from tuskws_fast.broker.people import People
 from tuskws_fast.broker.queries import Queries
 from tuskws_fast.broker.receipts import Receipts
 from tuskws_fast.broker.restoring import restore, scopes, snapshot, unwritten
-from tuskws_fast.broker.shapes import is_well_formed
+from tuskws_fast.broker.shapes import asker_of, is_well_formed
 from tuskws_fast.broker.state import Core, Out, Person, Room
 from tuskws_fast.broker.tickets import Tickets, check_identity
 from tuskws_fast.broker.timers import Timer
@@ -319,7 +319,7 @@ class Engine:
         if room.sweep_at is None:
             core.arm_room_sweep(room)
         if room.stored:
-            # As `Published(…)`, without the Python function that a named tuple's constructor is (0.3 us).
+            # `tuple.__new__`: a named tuple's constructor is a Python function (0.3 us).
             fields = (name, epoch, offset, core.wall, conn, tag, user, key, len(prefix), -1, body)
             ledger.entries.append(tuple.__new__(Published, fields))
         if key:
@@ -329,7 +329,7 @@ class Engine:
         self._publications += 1
         if receipt:
             self._receipts.open(room, offset, conn, key, out)
-        publication = Publication(0 if echo else conn, offset, name, body)
+        publication = tuple.__new__(Publication, (0 if echo else conn, offset, name, body))
         for slot in room.members.workers:
             out.append((slot, publication))
         if tag and not quiet:
@@ -521,11 +521,9 @@ class Engine:
 
     def _refuse(self, worker: int, record: UpRecord, refused: Refused, out: Out) -> None:
         self._core.counters[f"refused_{refused.code.value}"] += 1
-        # `via` is the number that who asks to resume still has.
-        conn = record.via if isinstance(record, records.Resume) else getattr(record, "conn", None)
-        tag = getattr(record, "tag", None)
-        if isinstance(conn, int) and isinstance(tag, int):
-            out.append((worker, Reply(conn, tag, False, answers.error(refused))))
+        asker = asker_of(record)
+        if asker is not None:
+            out.append((worker, Reply(*asker, False, answers.error(refused))))
 
 
 def _checked_conn(args: Args) -> int:

@@ -409,6 +409,8 @@ class Journal:
 
     def close(self) -> None:
         """In order: everything is on the disk, and the next start can prove it."""
+        # No further segment will be needed, and nobody is left to make one ready.
+        self._spare_wanted = True
         self._threads.shutdown(wait=True)
         ledger = self._engine.ledger
         if ledger.writing:

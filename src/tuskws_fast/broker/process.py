@@ -28,7 +28,7 @@ from tuskws_fast.broker.journal import Journal, Place
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.broker.outbox import Outbox
 from tuskws_fast.config import Config
-from tuskws_fast.ipc.bell import Lookout
+from tuskws_fast.ipc.bell import Bell, Lookout
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.records import DownRecord
 from tuskws_fast.ipc.segment import Segment
@@ -104,6 +104,7 @@ class Broker:
     def __init__(self, context: ChildContext, config: Config, loop: asyncio.AbstractEventLoop) -> None:
         self._context = context
         self._loop = loop
+        self._bell = Bell(context.bell)
         self._engine = Engine(
             engine_limits(config),
             loop.time(),
@@ -209,11 +210,8 @@ class Broker:
     # -- the loop's events -------------------------------------------------------------------------------------------
 
     def _on_bell(self) -> None:
-        try:
-            os.eventfd_read(self._context.bell)
-        except BlockingIOError:
-            # Rung by several workers, and read for the first.
-            pass
+        # It may be silent: rung by several workers, and read for the first.
+        self._bell.clear()
         self._outbox.wake()
         self._drain()
 
@@ -247,6 +245,7 @@ class Broker:
         """The safety net under the doorbell."""
         if self._lookout.is_lost(self._asleep and any(link.pending for link in self._outbox.links.values())):
             self._context.counters.add(Metric.LOST_WAKEUP_RESCUED)
+            self._outbox.wake()
             self._drain()
         self._loop.call_later(SAFETY_TICK_S, self._look)
 

@@ -35,7 +35,7 @@ from tuskws_fast_ext.ring import (
 )
 
 from tuskws_fast.errors import TuskwsError
-from tuskws_fast.ipc.records import DROPPABLE, DownRecord, Publication, UpRecord, pack_record, type_of, unpack_record
+from tuskws_fast.ipc.records import PACKINGS, DownRecord, Publication, UpRecord, unpack_record
 from tuskws_fast.ipc.segment import Segment
 
 Role = Literal["worker", "broker"]
@@ -109,9 +109,8 @@ class Link:
 
     def send(self, record: Record) -> bool:
         """Takes the record, to be seen by the peer after `flush`. False: it was dropped and its room noted."""
-        kind = type_of(record)
-        payload = pack_record(record)
-        droppable = kind in DROPPABLE
+        kind, pack, droppable = PACKINGS[type(record)]
+        payload = pack(record)
         try:
             if len(payload) > self._piece_bytes:
                 self._send_pieces(kind, payload)
@@ -200,7 +199,7 @@ class Link:
                     if kind == _PIECE:
                         self._keep_piece(payload)
                     else:
-                        records.append(unpack_record(kind, self._joined(payload)))
+                        records.append(unpack_record(kind, self._joined(payload) if self._pieces else payload))
                 if len(found) < wanted:
                     break
         except (RingPoisoned, ValueError) as error:
@@ -229,8 +228,6 @@ class Link:
             raise ValueError(f"a record of more than {self.overflow_bytes_max} bytes")
 
     def _joined(self, payload: bytes) -> bytes:
-        if not self._pieces:
-            return payload
         whole = b"".join([*self._pieces, payload])
         self._pieces, self._pieces_bytes = [], 0
         return whole

@@ -3,9 +3,10 @@
     worker ──Up──▶ ring ──▶ broker        ATTACH JOIN PUBLISH CALL …      (what a session wants, or became)
     worker ◀─Down── ring ◀── broker       REPLY JOINED PUBLICATION …      (what was decided, and what to push)
 
-A record is a tuple of plain values. On the ring it is a type number (in the ring's own header) and a payload: the two
-records of the hot path, `Publish` and `Publication`, have a binary payload with the client's bytes at the end,
-untouched; all others are a JSON array, so that a segment can be read by eye (`scripts/ringcat`).
+A record is a tuple of plain values. On the ring it is a type number (in the ring's own header) and a payload: the
+three records of the hot path, `Publish`, `Publication` and `Reply`, have a binary payload with the client's bytes at
+the end, untouched (`ext/records`); all others are a JSON array, so that a segment can be read by eye
+(`scripts/ringcat`).
 
 Names used throughout
     conn    int, unique for the life of the node: worker slot << 52 | generation << 36 | running number. 0 = the server
@@ -19,9 +20,18 @@ The generation in `conn` fences a worker's successor: it never speaks for connec
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
+
+from tuskws_fast_ext.records import (
+    pack_publication,
+    pack_publish,
+    pack_reply,
+    unpack_publication,
+    unpack_publish,
+    unpack_reply,
+)
 
 from tuskws_fast.protocol import codec
 
@@ -511,12 +521,6 @@ DROPPABLE = frozenset({DownType.PUBLICATION})
 
 # -- the ring's payloads -----------------------------------------------------------------------------------------
 
-# conn, tag, rights, level, flags (below), len(room), len(key); then room, key, body
-_PUBLISH = struct.Struct("<QIHBBHH")
-# exclude, offset, len(room); then room, body
-_PUBLICATION = struct.Struct("<QQH")
-_ECHO, _QUIET, _SERVER, _RECEIPT = 1, 2, 4, 8
-
 # The class of each type, and which of its fields are bytes (JSON carries them as text: they are UTF-8 by construction).
 _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     UpType.ATTACH: (Attach, ()),
@@ -534,7 +538,7 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     UpType.CONFIRM: (Confirm, ()),
     UpType.RESUME: (Resume, ()),
     UpType.SEEN: (Seen, ()),
-    DownType.REPLY: (Reply, (3,)),
+    DownType.REPLY: (Reply, ()),
     DownType.JOINED: (Joined, (5,)),
     DownType.LEFT: (Left, (3,)),
     DownType.PUBLICATION: (Publication, ()),
@@ -555,26 +559,14 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     DownType.TELL: (Tell, (1,)),
     DownType.UNWATCH: (Unwatch, ()),
 }
-_TYPES: dict[type[Any], int] = {cls: int(kind) for kind, (cls, _) in _CLASSES.items()}
+_UNPACKERS: dict[int, tuple[Callable[[bytes, type[Any]], Any], type[Any]]] = {
+    int(UpType.PUBLISH): (unpack_publish, Publish),
+    int(DownType.PUBLICATION): (unpack_publication, Publication),
+    int(DownType.REPLY): (unpack_reply, Reply),
+}
 
 
-def type_of(record: UpRecord | DownRecord) -> int:
-    """The type number that goes into the ring's header."""
-    return _TYPES[type(record)]
-
-
-def pack_record(record: UpRecord | DownRecord) -> bytes:
-    """The payload of `record` on a ring; its type goes into the ring's own header (`type_of`)."""
-    if type(record) is Publish:
-        conn, tag, rights, level, echo, quiet, room, key, body, server, receipt = record
-        name, key_bytes = room.encode(), key.encode()
-        flags = (_ECHO if echo else 0) | (_QUIET if quiet else 0) | (_SERVER if server else 0)
-        flags |= _RECEIPT if receipt else 0
-        return _PUBLISH.pack(conn, tag, rights, level, flags, len(name), len(key_bytes)) + name + key_bytes + body
-    if type(record) is Publication:
-        exclude, offset, room, body = record
-        name = room.encode()
-        return _PUBLICATION.pack(exclude, offset, len(name)) + name + body
+def _pack_readable(record: UpRecord | DownRecord) -> bytes:
     return codec.encode(tuple(record), default=_as_text)
 
 
@@ -584,41 +576,42 @@ def _as_text(value: object) -> str:
     raise TypeError(f"a record cannot carry {type(value).__name__}")
 
 
+class Packing(NamedTuple):
+    """How the records of a class go onto a ring."""
+
+    kind: int
+    pack: Callable[[Any], bytes]
+    droppable: bool
+
+
+_PACKERS = {Publish: pack_publish, Publication: pack_publication, Reply: pack_reply}
+# Everything that is to be known of a record, in one look-up.
+PACKINGS: dict[type[Any], Packing] = {
+    cls: Packing(int(kind), _PACKERS.get(cls, _pack_readable), kind in DROPPABLE) for kind, (cls, _) in _CLASSES.items()
+}
+
+
+def type_of(record: UpRecord | DownRecord) -> int:
+    """The type number that goes into the ring's header."""
+    return PACKINGS[type(record)].kind
+
+
+def pack_record(record: UpRecord | DownRecord) -> bytes:
+    """The payload of `record` on a ring; its type goes into the ring's own header (`type_of`)."""
+    return PACKINGS[type(record)].pack(record)
+
+
 def unpack_record(kind: int, payload: bytes) -> UpRecord | DownRecord:
     """The record of type `kind`. Raises `ValueError` (or a subclass) for anything `pack_record` does not make."""
+    hot = _UNPACKERS.get(kind)
+    if hot is not None:
+        unpack, cls = hot
+        record: UpRecord | DownRecord = unpack(payload, cls)
+        return record
     try:
-        if kind == DownType.PUBLICATION:
-            exclude, offset, n = _PUBLICATION.unpack_from(payload)
-            at = _PUBLICATION.size
-            if at + n > len(payload):
-                raise ValueError("a publication is cut short")
-            return Publication(exclude, offset, payload[at : at + n].decode(), payload[at + n :])
-        if kind == UpType.PUBLISH:
-            return _unpack_publish(payload)
         return _unpack_readable(kind, payload)
-    except (struct.error, KeyError, AttributeError, TypeError, IndexError) as error:
+    except (KeyError, AttributeError, TypeError, IndexError) as error:
         raise ValueError(f"record type {kind} is malformed: {error}") from error
-
-
-def _unpack_publish(payload: bytes) -> Publish:
-    conn, tag, rights, level, flags, n, k = _PUBLISH.unpack_from(payload)
-    room_at = _PUBLISH.size
-    key_at = room_at + n
-    if key_at + k > len(payload):
-        raise ValueError("a publish is cut short")
-    return Publish(
-        conn,
-        tag,
-        rights,
-        level,
-        bool(flags & _ECHO),
-        bool(flags & _QUIET),
-        payload[room_at:key_at].decode(),
-        payload[key_at : key_at + k].decode(),
-        payload[key_at + k :],
-        bool(flags & _SERVER),
-        bool(flags & _RECEIPT),
-    )
 
 
 def _unpack_readable(kind: int, payload: bytes) -> UpRecord | DownRecord:

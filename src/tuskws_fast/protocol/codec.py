@@ -32,6 +32,9 @@ def encode(value: object, default: Callable[[Any], Any] | None = None) -> bytes:
 
 def encode_nested(value: object) -> bytes:
     """As `encode`, for a value that will stand inside others. Raises `JSONEncodeError` for one nested too deeply."""
+    if type(value) is str:
+        # Plain text has no depth, and the lists around it cost three times what it does (0.3 us).
+        return orjson.dumps(value)
     _CELL[0] = value
     return orjson.dumps(_WRAPPED)[_NESTING_RESERVE:-_NESTING_RESERVE]
 

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tuskws_fast_ext.journal import frame_published, read_published
+from tuskws_fast_ext.journal import frame_entries, read_published
 from tuskws_fast_ext.ring import crc32c
 
 from tuskws_fast.storage.entries import HEAD, Entry, Published, pack_entry, unpack_entry
@@ -29,7 +29,6 @@ MAGIC = b"TUSKJRNL"
 VERSION = 1
 ALIGN = 8
 _CRC_BYTES = 4
-_PADS = tuple(bytes(-n % ALIGN) for n in range(ALIGN))
 # magic, version, segment, first number, boot, run, created
 _HEADER = struct.Struct("<8sIQQ16s16sd")
 _MARK = struct.Struct("<8sQQ")
@@ -94,19 +93,9 @@ def unpack_mark(data: bytes) -> int:
     return newest
 
 
-def frame_entries(entries: list[Entry], number: int) -> list[bytes]:
-    """The bytes of `entries`, the first of which has `number`: one `bytes` an entry."""
-    frames = []
-    for entry in entries:
-        packed = pack_entry(entry, number)
-        frames.append(crc32c(packed).to_bytes(4, "little") + packed + _PADS[(_CRC_BYTES + len(packed)) & 7])
-        number += 1
-    return frames
-
-
 def frame_batch(entries: list[Entry], number: int) -> bytes:
-    """As `frame_entries`, in one piece. A batch is nearly always of publications alone."""
-    return frame_published(entries, number, Published) or b"".join(frame_entries(entries, number))
+    """The bytes of `entries`, the first of which has `number`."""
+    return frame_entries(entries, number, Published, pack_entry)
 
 
 def scan(data: bytes, expected: int) -> Iterator[Found | Hole]:

@@ -23,14 +23,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from tuskws_fast.storage.entries import Ended, Entry, Published, Snapshot
+from tuskws_fast_ext.journal import note_homes
+
+from tuskws_fast.storage.entries import Closed, Ended, Entry, Published, Snapshot
 from tuskws_fast.storage.files import Files
 from tuskws_fast.storage.format import (
     HEADER_BYTES,
     MARK_SLOT_BYTES,
     Header,
     frame_batch,
-    frame_entries,
     pack_header,
     pack_mark,
 )
@@ -206,45 +207,36 @@ class Segments:
 
     def commit(self, entries: list[Entry], wall: float) -> int:
         """Write `entries` and return the number of the last. Raises `OSError`: then nobody may be told of any."""
-        data = frame_batch(entries, self.next_number)
-        if self._at + len(data) <= self._size:
-            self._write(data, entries)
-        else:
-            self._write_over(frame_entries(entries, self.next_number), entries, wall)
+        self._write(entries, wall)
         self._mark_turn += 1
         mark = pack_mark(self.next_number - 1, self._mark_turn)
         self._files.write(self._mark_fd, mark, (self._mark_turn & 1) * MARK_SLOT_BYTES)
         return self.next_number - 1
 
-    def _write(self, data: bytes, entries: Sequence[Entry]) -> None:
+    def _write(self, entries: list[Entry], wall: float) -> None:
+        """As many as fit go here, the rest into the next segments."""
+        data = frame_batch(entries, self.next_number)
+        if self._at + len(data) > self._size:
+            if len(entries) > 1:
+                # Halves, and halves of these: all that fits is written before the segment is changed.
+                middle = len(entries) // 2
+                self._write(entries[:middle], wall)
+                self._write(entries[middle:], wall)
+                return
+            self._change(wall, len(data))
         self._files.write(self._fd, data, self._at)
         self._at += len(data)
         self.next_number += len(entries)
         homes, segment = self.homes, self.current
+        if note_homes(entries, Published, homes, segment):
+            return
         for entry in entries:
-            if type(entry) is Published:
-                if entry.scope not in homes:
-                    homes[entry.scope] = segment
-            elif type(entry) is Ended:
+            if type(entry) is Ended:
                 homes.pop(entry.scope, None)
             elif type(entry) is Snapshot:
                 homes[entry.scope] = segment
-            elif (scope := getattr(entry, "scope", None)) is not None:
-                homes.setdefault(scope, segment)
-
-    def _write_over(self, frames: list[bytes], entries: list[Entry], wall: float) -> None:
-        """A batch that does not fit: what fits goes here, the rest into the next segments."""
-        done = 0
-        while done < len(frames):
-            upto, room = done, self._size - self._at
-            while upto < len(frames) and len(frames[upto]) <= room:
-                room -= len(frames[upto])
-                upto += 1
-            if upto > done:
-                self._write(b"".join(frames[done:upto]), entries[done:upto])
-            if upto < len(frames):
-                self._change(wall, len(frames[upto]))
-            done = upto
+            elif not isinstance(entry, Closed):
+                homes.setdefault(entry.scope, segment)
 
     # -- to the disk -----------------------------------------------------------------------------------------------
 

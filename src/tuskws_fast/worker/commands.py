@@ -235,21 +235,21 @@ class Commands:
         if body is None:
             return
         quiet = command_id is None
-        self.outbox.ask(
-            records.Publish(
-                session.number,
-                0 if quiet else self.outbox.expect(session, command_id),
-                session.grants.for_room(room),
-                _LEVELS[command.get("ack")],
-                command.get("echo", True),
-                quiet,
-                room,
-                command_id if type(command_id) is str else "",
-                body,
-                receipt=command.get("receipt", False),
-            ),
-            session,
+        fields = (
+            session.number,
+            0 if quiet else self.outbox.expect(session, command_id),
+            session.grants.for_room(room),
+            _LEVELS[command.get("ack")],
+            command.get("echo", True),
+            quiet,
+            room,
+            command_id if type(command_id) is str else "",
+            body,
+            False,
+            command.get("receipt", False),
         )
+        # `tuple.__new__`: a named tuple's constructor is a Python function (0.3 us).
+        self.outbox.ask(tuple.__new__(records.Publish, fields), session)
 
     def _private_message(self, session: Session, command: Command, command_id: CommandId) -> None:
         if command.get("receipt"):

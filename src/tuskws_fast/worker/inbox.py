@@ -92,8 +92,8 @@ class Inbox:
         return session.connection if session is not None else None
 
     def _publication(self, record: records.Publication) -> None:
-        exclude = self._connection(record.exclude) if record.exclude else None
-        self._hub.publish(record.room, record.offset, self._shown(record.body), exclude)
+        exclude, offset, room, body = record
+        self._hub.publish(room, offset, self._shown(body), self._connection(exclude) if exclude else None)
 
     def _reply(self, record: records.Reply) -> None:
         session = self._sessions.get(record.conn)

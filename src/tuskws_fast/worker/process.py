@@ -38,7 +38,7 @@ from tuskws_fast.auth.tickets import Tickets
 from tuskws_fast.config import Config, with_options
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.ipc import records
-from tuskws_fast.ipc.bell import Lookout
+from tuskws_fast.ipc.bell import Bell, Lookout
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import ROW_SUPERVISOR, Metric, health_of
@@ -126,6 +126,7 @@ class Worker:
         self._context = context
         self._config = config
         self._loop = loop
+        self._bell = Bell(context.bell)
         self._link: Link | None = None
         self._asleep = False
         self._lookout = Lookout()
@@ -461,11 +462,8 @@ class Worker:
         self._outbox.send(records.Recover(room, epoch, offset))
 
     def _on_bell(self) -> None:
-        try:
-            os.eventfd_read(self._context.bell)
-        except BlockingIOError:
-            # Rung once for two reasons, and read by the first.
-            pass
+        # It may be silent: rung once for two reasons, and read by the first.
+        self._bell.clear()
         self._drain()
 
     def _drain(self) -> None:

@@ -92,6 +92,8 @@ def test_the_wire_length_of_a_raw_frame_includes_its_head(wire, payload):
         ({"kind": "reconnect", "drop": 0.0}, "per cent"),
         ({"kind": "rooms", "rooms": 2, "processes": 3}, "never split"),
         ({"kind": "mixed", "side": 3, "batch": True}, "--batch"),
+        ({"level": "stored", "protocol": "raw"}, "--protocol tusk"),
+        ({"level": "stored", "batch": True}, "--batch"),
         ({"connect_rate": -1.0}, "not negative"),
     ],
 )

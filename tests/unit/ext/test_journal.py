@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import hypothesis.strategies as st
 import pytest
 from helpers.journals import frame_slowly
 from hypothesis import given
-from tuskws_fast_ext.journal import frame_published, read_published
+from tuskws_fast_ext.journal import frame_entries, note_homes, read_published
 
-from tuskws_fast.storage.entries import Ended, Published
+from tuskws_fast.storage.entries import Closed, Ended, Entry, Opened, Published, pack_entry
 
 texts = st.text(max_size=40).filter(lambda text: text.isprintable())
 entries = st.builds(
@@ -28,9 +30,20 @@ entries = st.builds(
 SIMPLE = Published("chat", "e1", 1, 1.5, 2, 3, "ann", "key", 2, -1, b"body")
 
 
+others = st.one_of(
+    st.builds(Ended, texts),
+    st.builds(Opened, texts, texts, st.integers(0, 2**53)),
+    st.builds(Closed, st.floats(allow_nan=False, allow_infinity=False)),
+)
+
+
+def frame(batch: list[Entry], number: int) -> bytes:
+    return frame_entries(batch, number, Published, pack_entry)
+
+
 @given(st.lists(entries, max_size=5), st.integers(1, 2**60))
 def test_frames_are_those_of_the_slow_twin_and_come_back(batch: list[Published], number: int) -> None:
-    data = frame_published(batch, number, Published)
+    data = frame([*batch], number)
     assert data == b"".join(frame_slowly(entry, n) for n, entry in enumerate(batch, start=number))
     found, at = read_published(data, 0, number, Published)
     assert found == batch
@@ -38,9 +51,34 @@ def test_frames_are_those_of_the_slow_twin_and_come_back(batch: list[Published],
     assert at == len(data)
 
 
-def test_batch_with_anything_else_is_left_to_others() -> None:
-    assert frame_published([SIMPLE, Ended("chat")], 1, Published) is None
-    assert frame_published([], 1, Published) == b""
+@given(st.lists(entries | others, max_size=8), st.integers(1, 2**60))
+def test_frames_of_a_mixed_batch_are_those_of_the_slow_twin(batch: list[Entry], number: int) -> None:
+    assert frame(batch, number) == b"".join(frame_slowly(entry, n) for n, entry in enumerate(batch, start=number))
+
+
+def test_homes_of_publications_are_noted_up_to_the_first_other_entry() -> None:
+    homes = {"chat": 3}
+    assert note_homes([SIMPLE, SIMPLE._replace(scope="other")], Published, homes, 7)
+    assert homes == {"chat": 3, "other": 7}
+    assert not note_homes([SIMPLE._replace(scope="a"), Ended("a"), SIMPLE._replace(scope="b")], Published, homes, 8)
+    assert homes == {"chat": 3, "other": 7, "a": 8}
+    assert note_homes([], Published, homes, 9)
+
+
+def test_error_of_the_packer_is_the_batch_s_error() -> None:
+    with pytest.raises(KeyError):
+        frame([SIMPLE, ()], 1)  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        frame_entries([Ended("chat")], 1, Published, lambda entry, number: "text")  # type: ignore[arg-type, return-value]
+
+
+def test_entry_read_holds_each_of_its_fields_once() -> None:
+    (entry,), _ = read_published(frame([SIMPLE], 1), 0, 1, Published)
+    body = entry.body
+    # The tuple, the name here, and the argument.
+    assert sys.getrefcount(body) == 3
+    del entry
+    assert sys.getrefcount(body) == 2
 
 
 @pytest.mark.parametrize(
@@ -57,12 +95,11 @@ def test_batch_with_anything_else_is_left_to_others() -> None:
 )
 def test_what_has_no_place_in_a_frame_raises(entry: Published) -> None:
     with pytest.raises((ValueError, TypeError, OverflowError)):
-        frame_published([entry], 1, Published)
+        frame([entry], 1)
 
 
 def test_any_flipped_bit_ends_the_reading_before_it() -> None:
-    data = frame_published([SIMPLE] * 3, 7, Published)
-    assert data is not None
+    data = frame([SIMPLE] * 3, 7)
     one = len(data) // 3
     used = one - len(data[:one]) + len(data[:one].rstrip(b"\0"))
     for bit in range(8 * used):

@@ -17,6 +17,7 @@ from tuskws_fast.ipc.records import (
     Join,
     Publication,
     Publish,
+    Reply,
     UpRecord,
     UpType,
     first_conn,
@@ -67,6 +68,8 @@ NARROW: dict[tuple[type[Any], str], st.SearchStrategy[Any]] = {
     (Publish, "level"): st.integers(0, 255),
     (Publish, "body"): st.binary(max_size=60),
     (Publication, "body"): st.binary(max_size=60),
+    (Reply, "tag"): st.integers(0, 2**32 - 1),
+    (Reply, "body"): st.binary(max_size=60),
 }
 
 
@@ -112,11 +115,12 @@ def test_only_publications_may_be_dropped() -> None:
     assert {DownType.PUBLICATION} == DROPPABLE
 
 
-def test_a_publication_carries_its_body_untouched_at_the_end() -> None:
+def test_a_publication_and_its_answer_carry_their_body_untouched_at_the_end() -> None:
     body = b'{"type":"room_message","message":"\xc3\xa9"'
     publish = Publish(1, 2, 3, 0, True, False, "r\xe9", "key", body, False)
     assert pack_record(publish).endswith(body)
     assert pack_record(Publication(0, 1, "r\xe9", body)).endswith(body)
+    assert pack_record(Reply(0, 1, True, body)).endswith(body)
 
 
 def test_all_other_payloads_can_be_read_by_eye() -> None:

@@ -11,7 +11,7 @@ from tuskws_fast.storage.format import (
     Found,
     Header,
     Hole,
-    frame_entries,
+    frame_batch,
     pack_header,
     pack_mark,
     scan,
@@ -28,7 +28,7 @@ def segment(frames: list[bytes], free: int = 256) -> bytes:
 
 
 def frames(first: int = 10) -> list[bytes]:
-    return frame_entries([Ended(name) for name in NAMES], first)
+    return [frame_batch([Ended(name)], number) for number, name in enumerate(NAMES, first)]
 
 
 def numbers(data: bytes, expected: int = 10) -> list[int]:
