@@ -69,6 +69,18 @@ def test_a_framing_error_behind_our_own_close_brings_no_second_close(pair: Pair)
         talk.line.receive(RESERVED_OPCODE)
         talk.line.receive(RESERVED_OPCODE)
         assert talk.closes() == [INTERNAL]
+        assert talk.line.is_half_closed, "its own Close is not waited for any more"
+
+
+def test_who_is_sent_more_than_its_bound_in_one_turn_and_does_not_read_is_cut_off_in_that_turn(pair: Pair) -> None:
+    talker = Talker()
+    with Edge(lambda address: talker, 4096, queue_bytes_max=20_000) as edge:
+        line = edge.connect(pair, slow=True)
+        for _ in range(60):
+            talker.connection.send(frame.Frame([b"x" * 1000]))
+        edge.loop.run_soon()
+        assert edge.point.too_slow == 1
+        line.hang_up()
 
 
 def test_nothing_of_ours_follows_the_close_that_a_framing_error_brought(pair: Pair) -> None:
