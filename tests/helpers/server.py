@@ -142,8 +142,12 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def started_server(workers: int = 2, tls: ssl.SSLContext | None = None, **flags: Any) -> Iterator[RunningServer]:
-    """`jwt_secret=…` makes `server.token` work; `data_dir` is `none` unless given."""
+def started_server(
+    workers: int = 2, tls: ssl.SSLContext | None = None, files: int | None = None, **flags: Any
+) -> Iterator[RunningServer]:
+    """`jwt_secret=…` makes `server.token` work; `data_dir` is `none` unless given. `files`: the most that each process
+    may have open (`ulimit -n`)."""
+    limited = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"] if files is not None else []
     arguments = {
         "host": "127.0.0.1",
         "port": 0,
@@ -157,7 +161,7 @@ def started_server(workers: int = 2, tls: ssl.SSLContext | None = None, **flags:
         log = Path(scratch, "log")
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tuskws_fast", *_flags(arguments)],
+                [*limited, sys.executable, "-m", "tuskws_fast", *_flags(arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
