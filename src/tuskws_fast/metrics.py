@@ -183,6 +183,7 @@ BROKER_LIMITS = (
     "list_rooms_max",
     "inbox_size",
     "inboxes_max",
+    "inboxes_per_sender_max",
     "level_unavailable",
     "positions_ahead",
     "resumable_max",

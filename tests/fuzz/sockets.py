@@ -129,6 +129,9 @@ class World:
     def on_crowded(self, sock: Socket) -> None:
         raise AssertionError("there was room")
 
+    def on_shortage(self, error: int) -> None:
+        raise AssertionError(os.strerror(error))
+
     def react(self) -> None:
         """In the middle of a callback: what was put off until one."""
         if self.put_off:
