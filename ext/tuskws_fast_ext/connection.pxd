@@ -87,6 +87,7 @@ cdef class Connection:
     cdef int queue(self, Frame frame) except -1
     cdef int write_queue(self) except -1
     cdef int sent_first(self, Py_ssize_t sent) except -1
+    cdef int break_off(self, error) except -1
     cdef bint _took_first(self, bytes wire, Py_ssize_t sent) except -1
     cdef int _after_write(self) except -1
     cdef int _written(self, Frame frame) except -1

@@ -36,6 +36,7 @@ cdef extern from "debug.h" nogil:
 cdef extern from "uring.h" nogil:
     enum:
         URING_BATCH
+        URING_UNSENT
     int uring_open(uring* ring)
     void uring_close(uring* ring)
     void uring_send(uring* ring, int fd, const void* data, size_t size)
@@ -154,7 +155,7 @@ cdef class FlushPoint:
 
     def send_together(self):
         """Have io_uring carry out the sends of a fan-out. 0, or the errno of why this kernel or sandbox does not."""
-        return uring_open(&self.ring)
+        return 0 if self.ring.fd >= 0 else uring_open(&self.ring)
 
     cdef int mark(self, Connection connection) except -1:
         self.dirty.append(connection)
@@ -164,7 +165,7 @@ cdef class FlushPoint:
         return 0
 
     def flush(self):
-        """Write what every marked connection has waiting."""
+        """Write what every marked connection has waiting. What fails costs the connection it fails for."""
         cdef:
             list dirty = self.dirty
             Connection connection
@@ -177,8 +178,11 @@ cdef class FlushPoint:
             return
         for connection in dirty:
             connection.is_dirty = False
-            if not connection.is_blocked:
-                connection.write_queue()
+            try:
+                if not connection.is_blocked:
+                    connection.write_queue()
+            except Exception as error:
+                connection.break_off(error)
 
     cdef int _flush_together(self, list dirty) except -1:
         """As `flush`: who has one frame waiting shares a system call with others, the rest write by themselves."""
@@ -192,14 +196,21 @@ cdef class FlushPoint:
             connection.is_dirty = False
             if connection.is_blocked:
                 continue
-            if connection.rest is not None or connection.first is None or connection.is_tls or connection.is_lost:
-                connection.write_queue()
+            try:
+                # The ring may have failed in the batch before.
+                if (
+                    connection.rest is not None
+                    or connection.first is None
+                    or connection.is_tls
+                    or connection.is_lost
+                    or self.ring.fd < 0
+                ):
+                    connection.write_queue()
+                    continue
+                wire = connection.first.wire(connection.batch, connection.deflater)
+            except Exception as error:
+                connection.break_off(error)
                 continue
-            if self.ring.fd < 0:
-                # It failed in the batch before.
-                connection.write_queue()
-                continue
-            wire = connection.first.wire(connection.batch, connection.deflater)
             uring_send(&self.ring, connection.fd, PyBytes_AS_STRING(wire), PyBytes_GET_SIZE(wire))
             together[n] = <PyObject*>connection
             n += 1
@@ -218,7 +229,10 @@ cdef class FlushPoint:
         self.writes += 1
         for i in range(n):
             connection = <Connection>together[i]
-            connection.sent_first(results[i])
+            try:
+                connection.sent_first(results[i])
+            except Exception as error:
+                connection.break_off(error)
         return 0
 
     def expire(self, double now, double age_max_s):
@@ -578,7 +592,9 @@ cdef class Connection:
         return self._after_write()
 
     cdef int sent_first(self, Py_ssize_t sent) except -1:
-        """The first frame, the only one, was given to the kernel by the flush point: bytes taken, or -errno."""
+        """The first frame, the only one, was given to the kernel by the flush point: bytes taken, -errno, or unsent."""
+        if sent == URING_UNSENT:
+            return self.write_queue()
         if self._took_first(self.first.wire(self.batch, self.deflater), sent):
             self._after_write()
         return 0
@@ -593,6 +609,13 @@ cdef class Connection:
         self._written(self.first)
         self.first = None
         return True
+
+    cdef int break_off(self, error) except -1:
+        """Writing to it has failed for a reason of ours."""
+        if self.session is not None:
+            self.session.on_failure(error)
+        self.abort()
+        return 0
 
     cdef int _after_write(self) except -1:
         if self.is_blocked:

@@ -6,20 +6,25 @@ from tuskws_fast_ext.gate cimport Gate, ReadBuffer
 cdef class Poller:
     cdef:
         int _fd                           # of the epoll instance
+        int _reserve                      # a descriptor to close when there is no other; -1: it is in use
         ReadBuffer _buffer
         object _loop
-        public object owner               # gets on_first_bytes(socket, data) and on_crowded(socket)
+        public object owner               # gets on_first_bytes(socket, data), on_crowded(socket) and so on
         list _sockets                     # by descriptor; None: no socket of ours
         list _listeners
         list _soon                        # what waits for the end of this turn
         list _dead                        # sockets whose end is still to be told
+        Py_ssize_t _crowded               # of the open ones
         uint32_t _births
         bint _in_turn
         readonly Py_ssize_t sockets_max   # from here on a new one is `crowded`
         readonly Py_ssize_t open          # sockets that exist
         readonly Py_ssize_t half_open     # those of them whose handshake is not over
 
+    cdef int _fill_reserve(self) noexcept
     cdef int _accept(self, int fd, int index) except -1
+    cdef int _accept_by_reserve(self, int listener, int error) except -1
+    cdef int _welcome(self, int fd, object address, bint is_crowded, bint may_wait) except -1
     cdef int _serve(self, Socket socket, uint32_t events) except -1
     cdef Socket _take(self, int fd, object address)
     cdef int _bury(self, Socket socket) except -1
@@ -44,6 +49,7 @@ cdef class Socket:
         bint _closing
         bint _ending_output
         bint _buried
+        readonly bint is_crowded          # there is no room for it to stay
         readonly object address           # text, "" for a Unix socket
 
     cdef int _on_events(self, uint32_t events) except -1

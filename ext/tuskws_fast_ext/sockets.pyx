@@ -10,6 +10,10 @@ docs/decisions/0007); a C program has neither, and the issue here is to be near 
 `asyncio.Transport` as connections use, with the same meaning: writes leave at once or wait in order, `close` sends what
 waits first, `connection_lost` comes once, later, never out of a call. TLS has a transport of its own (worker/tls).
 
+Out of descriptors. One is kept in reserve: closed, it makes room to accept one client, who is told 503 (or is shown how
+the node is) and let go of before the turn ends, and then it is the reserve again. So nobody is left waiting and the loop
+never spins on a listener that it cannot serve; where even the reserve is not to be had, the listener rests for a moment.
+
 Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
 a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
 """
@@ -77,11 +81,18 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
 
+cdef extern from "<sys/eventfd.h>" nogil:
+    enum:
+        EFD_CLOEXEC
+    int eventfd(unsigned int initval, int flags)
+
 cdef enum:
     # Events of one turn; the rest waits for the next, behind whatever else the loop has to do.
     EVENTS_MAX = 256
     # Sockets accepted in one turn, a millisecond's work with their handshakes: who is in already is served in between.
     ACCEPTS_MAX = 16
+    # Crowded sockets that may wait for their request to come: somebody who asks how the node is.
+    CROWDED_MAX = 8
     ADDRESS_MAX = 46
 
 # A listener is told from a socket by its birth, which no socket has.
@@ -102,12 +113,15 @@ cdef object address_of(sockaddr_storage* address):
 
 
 cdef class Poller:
-    """`owner.on_first_bytes(socket, data)` gets what a new socket says first; `owner.on_crowded(socket)` a socket beyond
-    `sockets_max`, to send it away. `owner.on_waiting(socket)` hears of one whose handshake is not over as soon as it is
-    accepted, and `owner.on_settled(socket)` when that one is upgraded or ends. It is set before the first `listen`."""
+    """`owner.on_first_bytes(socket, data)` gets what a new socket says first. A socket beyond `sockets_max` `is_crowded`:
+    it may be answered, not upgraded. Only a few of these may take their time; `owner.on_crowded(socket)` sends away who
+    has to go at once. `owner.on_waiting(socket)` hears of one whose handshake is not over as soon as it is accepted, and
+    `owner.on_settled(socket)` when that one is upgraded or ends. `owner.on_shortage(errno)` hears that there was no
+    descriptor for a client. The owner is set before the first `listen`."""
 
     def __cinit__(self):
         self._fd = -1
+        self._reserve = -1
 
     def __init__(self, loop, ReadBuffer buffer not None, Py_ssize_t sockets_max):
         self._fd = epoll_create1(EPOLL_CLOEXEC)
@@ -120,11 +134,20 @@ cdef class Poller:
         self._soon = []
         self._dead = []
         self.sockets_max = sockets_max
+        self._fill_reserve()
         loop.add_reader(self._fd, self.turn)
 
     def __dealloc__(self):
         if self._fd >= 0:
             c_close(self._fd)
+        if self._reserve >= 0:
+            c_close(self._reserve)
+
+    cdef int _fill_reserve(self) noexcept:
+        """Any descriptor will do; without one more to be had, there is no reserve until the next turn."""
+        if self._reserve < 0:
+            self._reserve = eventfd(0, EFD_CLOEXEC)
+        return 0
 
     def close(self):
         """Turn no more. Sockets that are open stay as they are; a process that does this is about to end."""
@@ -185,6 +208,7 @@ cdef class Poller:
                 self._end_turn()
             finally:
                 self._in_turn = False
+                self._fill_reserve()
 
     cdef int _serve(self, Socket socket, uint32_t events) except -1:
         """What fails costs the socket it fails for."""
@@ -223,23 +247,47 @@ cdef class Poller:
             size = sizeof(address)
             fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd >= 0:
-                # Most clients have said something by now: one event less to wait for.
-                socket = self._take(fd, address_of(&address))
-                self._serve(socket, EPOLLIN)
-                if socket._is_half_open and not socket._buried:
-                    socket._is_waiting = True
-                    self.owner.on_waiting(socket)
+                self._welcome(fd, address_of(&address), self.open + 1 >= self.sockets_max, self._crowded < CROWDED_MAX)
             elif errno == EAGAIN:
                 return 0
             elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-                self._pause(listener)
-                return 0
+                return self._accept_by_reserve(listener, errno)
             elif errno not in (EINTR, ECONNABORTED, EPROTO, EPERM):
                 raise OSError(errno, os.strerror(errno))
         return 0
 
+    cdef int _accept_by_reserve(self, int listener, int error) except -1:
+        """Accept one client in place of the reserve, only to answer it. Any others have their turn in the next one."""
+        cdef:
+            sockaddr_storage address
+            socklen_t size = sizeof(address)
+            int fd = -1
+        self.owner.on_shortage(error)
+        if self._reserve >= 0:
+            c_close(self._reserve)
+            self._reserve = -1
+            fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            self._welcome(fd, address_of(&address), True, False)
+        else:
+            self._pause(listener)
+        return 0
+
+    cdef int _welcome(self, int fd, object address, bint is_crowded, bint may_wait) except -1:
+        """A new socket. Most clients have said something by now: one event less to wait for."""
+        cdef Socket socket = self._take(fd, address)
+        socket.is_crowded = is_crowded
+        self._crowded += is_crowded
+        self._serve(socket, EPOLLIN)
+        if is_crowded and not may_wait and not socket._closing:
+            self.owner.on_crowded(socket)
+        if socket._is_half_open and not socket._buried:
+            socket._is_waiting = True
+            self.owner.on_waiting(socket)
+        return 0
+
     def _pause(self, int fd):
-        """Out of descriptors: without a pause the loop would spin on a listener that cannot be served."""
+        """Without a pause the loop would spin on a listener that cannot be served."""
         epoll_ctl(self._fd, EPOLL_CTL_DEL, fd, NULL)
         self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._resume, fd)
 
@@ -273,8 +321,6 @@ cdef class Poller:
         self._sockets[fd] = socket
         self.open += 1
         self.half_open += 1
-        if self.open >= self.sockets_max:
-            self.owner.on_crowded(socket)
         return socket
 
     cdef int _bury(self, Socket socket) except -1:
@@ -486,6 +532,7 @@ cdef class Socket:
         self._end_handshake()
         self._poller._sockets[self._fd] = None
         self._poller.open -= 1
+        self._poller._crowded -= self.is_crowded
         # Leaves the epoll set by itself: the descriptor has no duplicate.
         c_close(self._fd)
         self._fd = -1

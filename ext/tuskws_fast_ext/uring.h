@@ -21,6 +21,8 @@
 #include <unistd.h>
 
 #define URING_BATCH 256
+/* No errno is that: the send was not tried. */
+#define URING_UNSENT (-4096)
 
 struct uring {
     int fd; /* -1: there is none */
@@ -107,22 +109,21 @@ static inline void uring_send(struct uring *u, int fd, const void *data, size_t 
 }
 
 /* Carry out what is queued. `results[i]` is what send gave for number i: bytes, or -errno. Should the kernel refuse the
- * ring itself, which it has no reason to, the ring is gone, and whatever is not known to be sent has failed (EIO). */
+ * ring itself, which it has no reason to, the ring is gone: what it had not taken yet is URING_UNSENT, and what it had
+ * taken and not told of (which it does at once) has failed (EIO). */
 static inline void uring_submit(struct uring *u, int *results) {
     unsigned wanted = u->queued, submitted = 0, done = 0, i;
+    int refused = 0;
     for (i = 0; i < wanted; i++)
-        results[i] = -EIO;
+        results[i] = URING_UNSENT;
     u->queued = 0;
     __atomic_store_n(u->sq_tail, *u->sq_tail + wanted, __ATOMIC_RELEASE);
-    while (done < wanted) {
+    while (done < wanted && !refused) {
         long entered = syscall(SYS_io_uring_enter, u->fd, wanted - submitted, wanted - done, IORING_ENTER_GETEVENTS, NULL, 0);
         unsigned head = *u->cq_head, tail;
-        if (entered < 0 && errno != EINTR && errno != EAGAIN && errno != EBUSY) {
-            uring_close(u);
-            return;
-        }
-        if (entered > 0)
-            submitted += (unsigned)entered;
+        refused = entered < 0 && errno != EINTR && errno != EAGAIN && errno != EBUSY;
+        for (; entered > 0; entered--)
+            results[submitted++] = -EIO;
         tail = __atomic_load_n(u->cq_tail, __ATOMIC_ACQUIRE);
         for (; head != tail; head++, done++) {
             struct io_uring_cqe *cqe = &u->cqes[head & *u->cq_mask];
@@ -131,6 +132,8 @@ static inline void uring_submit(struct uring *u, int *results) {
         }
         __atomic_store_n(u->cq_head, head, __ATOMIC_RELEASE);
     }
+    if (refused)
+        uring_close(u);
 }
 
 #endif

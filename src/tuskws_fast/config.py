@@ -612,11 +612,16 @@ PROFILES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def worker_connections_max() -> int:
-    """Connections one process may hold: 90 % of what its open-file limit leaves (the supervisor raises it to hard)."""
+def sockets_max() -> int:
+    """Sockets of clients that one process has descriptors for (the supervisor raises its limit to the hard one)."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     usable = 1_048_576 if hard == resource.RLIM_INFINITY else hard
-    return max(1, (usable - min(NOFILE_RESERVE, usable // 2)) * 9 // 10)
+    return usable - min(NOFILE_RESERVE, usable * 3 // 4)
+
+
+def worker_connections_max() -> int:
+    """Connections one process may hold: 90 % of its sockets."""
+    return max(1, sockets_max() * 9 // 10)
 
 
 def _check(config: Config) -> None:

@@ -15,6 +15,7 @@ at most PIPE_BUF bytes, which a pipe takes whole or not at all: lines of several
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import select
@@ -30,6 +31,8 @@ MESSAGE_CHARS_MAX = 1024
 TRACEBACK_CHARS_MAX = 2_800
 LINE_BYTES_MAX = select.PIPE_BUF
 
+# Python reads a codec from its file when it is first asked for: now, not when there is no descriptor left to open it with.
+_escape = codecs.getencoder("unicode_escape")
 # What every LogRecord has: everything else on it came in through `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -95,6 +98,10 @@ class _Handler(logging.Handler):
         record.processName = self.process
         try:
             line = self.format(record)
+        except Exception:
+            self.handleError(record)
+            return
+        try:
             if self.dropped > self._reported:
                 self._write(f"{self.process}: {self.dropped - self._reported} log lines were dropped\n".encode())
                 self._reported = self.dropped
@@ -102,8 +109,6 @@ class _Handler(logging.Handler):
         except OSError:
             # EAGAIN: the reader does not keep up. EPIPE: it is gone. There is nobody to tell but the counter.
             self.dropped += 1
-        except Exception:
-            self.handleError(record)
 
     def _write(self, line: bytes) -> None:
         if self._socket is not None:
@@ -133,7 +138,7 @@ def printable(value: object, chars_max: int = FIELD_CHARS_MAX) -> str:
         text = text[:chars_max] + "..."
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return "".join(c if c.isprintable() else _escape(c)[0].decode("ascii") for c in text)
 
 
 def _context(record: logging.LogRecord) -> dict[str, Any]:

@@ -94,6 +94,7 @@ class Metric(IntEnum):
     REFUSED_PER_IP = _COUNTER, "refused before the upgrade: too many connections of this address"
     REFUSED_PER_USER = _COUNTER, "refused or closed: too many connections of this user"
     REFUSED_TOTAL = _COUNTER, "refused before the upgrade: the node has all the connections it may have"
+    OUT_OF_FILES = _COUNTER, "times there was no file descriptor for a client"
     REFUSED_HALF_OPEN = _COUNTER, "ended before the upgrade: gave way to newer handshakes of its address or worker"
     REFUSED_HANDSHAKE_RATE = _COUNTER, "refused before the upgrade: too many handshakes of this address"
     REFUSED_TOKEN_RATE = _COUNTER, "tokens not looked at: too many refused ones of this address"
@@ -185,6 +186,7 @@ BROKER_LIMITS = (
     "list_rooms_max",
     "inbox_size",
     "inboxes_max",
+    "inboxes_per_sender_max",
     "level_unavailable",
     "positions_ahead",
     "resumable_max",

@@ -176,7 +176,7 @@ class HandshakeTarget:
             bytes([mode, how]) + r
             for r in (*plain, upgrade(rng, {}))
             for mode, how in ((0, 0), (1, 1), (4, 0), (6, 9), (8, 0), (14, 9))
-        ]
+        ] + [bytes([PLAIN, 0]) + r for r in both_readers()]
 
     def fresh(self, rng: random.Random) -> bytes:
         """An upgrade request with some headers gone, changed, doubled or added, and perhaps frames behind it."""
@@ -227,6 +227,20 @@ TARGETS = (
     b"*",
     b"/ws?token=%ff&token=a",
 )
+
+
+def both_readers() -> list[bytes]:
+    """An upgrade, and what the quick reader has to read as the parser does, or to leave to it."""
+    headers = b"".join(b"%s: %s\r\n" % (name, *values) for name, values in BASE.items())
+    good = b"GET /ws HTTP/1.1\r\n" + headers + b"\r\n"
+    bodies = (b"Transfer-Encoding: chunked", b"Content-Length: 3")
+    return [
+        good,
+        good.replace(b" 13\r\n", b" \t13 \t\r\n"),
+        good.replace(b"/ws", b"/ws?\x7f"),
+        good.replace(b"/ws", b"/ws?\x80"),
+        *(good.replace(b"Host", header + b"\r\nHost") for header in bodies),
+    ]
 
 
 def upgrade(rng: random.Random, changes: dict[bytes, list[bytes]]) -> bytes:

@@ -22,6 +22,7 @@ from fuzz import corpus, loop
 
 TARGETS = {
     "sockets": "SocketsTarget",
+    "sends": "SendsTarget",
     "frames": "FramesTarget",
     "deflate": "DeflateTarget",
     "extensions": "ExtensionsTarget",

@@ -5,8 +5,9 @@
     sockets: nothing is ever on its way, so that what is due has come or is lost.
 
 Checked: what a socket hears is what its client sent, in order, and a client gets what was written for it, all of it
-where nobody cut it short; the end of each is told once, and never out of a call; no failure is reported; `open` and
-`half_open` are right after each turn; nothing is left. Buffers are small, so that writes wait often.
+where nobody cut it short, and the end behind it where there is one; the end of each is told once, and never out of a
+call; no failure is reported; `open` and `half_open` are right after each turn; nothing is left. Buffers are small, so
+that writes wait often.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ STEPS_MAX = 40
 SIZES = (1, 10, 700, 3_000, 9_000, 40_000)
 # Any pattern that has no short period; which one is in a byte says where in the stream it was.
 STREAM = random.Random(1).randbytes(1 << 20)
+# What each client sends: its number, so that the server knows whom it hears, and the stream.
+SENT = tuple(bytes([number]) + STREAM for number in range(CLIENTS_MAX))
 
 
 class Client:
-    """The other end, and what the model knows of both. Its first byte is its number."""
+    """The other end, and what the model knows of both."""
 
     def __init__(self, number: int, address: bytes) -> None:
         self.number = number
@@ -40,24 +43,23 @@ class Client:
         self.end.setblocking(False)
         self.sent = 0
         self.got = b""
-        self.is_gone = self.is_shut = self.is_cut = False
+        self.is_gone = self.is_shut = self.is_cut = self.is_told_the_end = False
 
     def send(self, size: int) -> None:
-        data = (bytes([self.number]) + STREAM)[self.sent : self.sent + size]
+        data = SENT[self.number][self.sent : self.sent + size]
         with contextlib.suppress(BlockingIOError, ConnectionError):
             self.sent += self.end.send(data)
 
-    def read(self) -> bool:
-        """Whether more may come."""
+    def read(self) -> None:
         try:
             data = self.end.recv(1 << 16)
         except BlockingIOError:
-            return True
+            return
         except ConnectionError:
             self.is_cut = True
-            return False
+            return
         self.got += data
-        return bool(data)
+        self.is_told_the_end = not data
 
     def go(self) -> None:
         self.is_gone = True
@@ -77,6 +79,7 @@ class Peer:
 
     def buffer_updated(self, nbytes: int) -> None:
         assert not self.losses, "bytes for one that is lost"
+        assert not self.sock.is_closing(), "bytes for one that closes"
         self.heard += bytes(self.world.buffer.view[:nbytes])
         self.world.react()
 
@@ -125,6 +128,9 @@ class World:
 
     def on_crowded(self, sock: Socket) -> None:
         raise AssertionError("there was room")
+
+    def on_shortage(self, error: int) -> None:
+        raise AssertionError(os.strerror(error))
 
     def react(self) -> None:
         """In the middle of a callback: what was put off until one."""
@@ -231,17 +237,19 @@ class SocketsTarget:
         return kind
 
     def _check(self, client: Client, peer: Peer | None) -> Hashable:
-        sent = (bytes([client.number]) + STREAM)[: client.sent]
+        sent = SENT[client.number][: client.sent]
         if peer is None:
             return "silent"
         assert sent.startswith(peer.heard), "heard what was not sent"
-        assert STREAM[: peer.written].startswith(client.got), "read what was not written"
+        assert len(client.got) <= peer.written, "read more than was written"
+        assert STREAM.startswith(client.got), "read what was not written"
         if not peer.was_paused and not peer.sock.is_closing() and not client.is_gone:
             assert peer.heard == sent, f"{len(peer.heard)} bytes of {len(sent)} are heard"
         # A socket that ends with bytes unread is reset by the kernel, and what was on its way may be lost.
         is_whole = peer.heard == sent and not peer.is_aborted and not client.is_gone and not client.is_cut
         if is_whole:
             assert len(client.got) == peer.written, f"{len(client.got)} bytes of {peer.written} arrive"
+            assert client.is_told_the_end == (peer.is_ended or peer.losses == 1), "the end comes behind the last byte"
         return (is_whole, peer.losses, peer.is_ended, client.is_cut, len(client.got).bit_length() // 4)
 
     # -- inputs --------------------------------------------------------------------------------------------------------

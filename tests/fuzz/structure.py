@@ -7,6 +7,7 @@ Used by the targets whose input is JSON further in: random text dies at the firs
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from helpers.commands import EXAMPLES
@@ -97,7 +98,9 @@ class Source:
         return command
 
 
+@cache
 def nested(depth: int) -> Any:
+    """Always the same one: nobody may change it."""
     value: Any = []
     for level in range(depth):
         value = [value] if level % 3 else {"a": value}

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helpers.server import started_server
+from helpers.waiting import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON2 = ROOT / "build" / "autobahn" / "bin" / "python"
@@ -101,7 +102,13 @@ def _run(command: list[str], timeout_s: float) -> list[Verdict]:
         log = Path(scratch, "log")
         with log.open("wb") as sink:
             subprocess.run(
-                command, cwd=scratch, env=environment, stdout=sink, stderr=sink, timeout=timeout_s, check=False
+                command,
+                cwd=scratch,
+                env=environment,
+                stdout=sink,
+                stderr=sink,
+                timeout=timeout_s * PATIENCE,
+                check=False,
             )
         index = Path(scratch, "reports", "index.json")
         if not index.exists():

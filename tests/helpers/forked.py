@@ -8,6 +8,8 @@ import signal
 import traceback
 from collections.abc import Callable
 
+from helpers.waiting import PATIENCE
+
 
 def fork_to(body: Callable[[], None]) -> int:
     """Runs `body` in a child and returns its pid. The child ends with 0, with 1 after an exception, or by signal."""
@@ -26,7 +28,7 @@ def reap(pid: int, timeout_s: float = 30.0) -> int:
     """The child's end as `os.waitstatus_to_exitcode` has it; one that does not end in time is killed (-9)."""
     pidfd = os.pidfd_open(pid)
     try:
-        if not select.select([pidfd], [], [], timeout_s)[0]:
+        if not select.select([pidfd], [], [], timeout_s * PATIENCE)[0]:
             os.kill(pid, signal.SIGKILL)
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:

@@ -13,11 +13,12 @@ import time
 
 from helpers.forked import fork_to, kill
 from helpers.rings import ring_memory
+from helpers.waiting import PATIENCE
 from tuskws_fast_ext import ring
 from tuskws_fast_ext.ring import Consumer, Producer
 
 CAPACITY = 65536
-STUCK_S = 10.0
+STUCK_S = 10.0 * PATIENCE
 
 
 def content(number: int) -> bytes:

@@ -251,6 +251,10 @@ def could_become_utf8(data: bytes, complete: bool) -> bool:
     return True
 
 
+# Bytes of the length behind the second byte of a server's frame.
+EXTRA = {b"\x7e": 2, b"\x7f": 8}
+
+
 def server_frames(wire: bytes, may_be_cut: bool = False) -> list[tuple[int, bytes]]:
     """(opcode, payload) of what a server sent. Raises `AssertionError` for anything but whole, unmasked frames.
 
@@ -259,6 +263,8 @@ def server_frames(wire: bytes, may_be_cut: bool = False) -> list[tuple[int, byte
     frames: list[tuple[int, bytes]] = []
     at = 0
     while at < len(wire):
+        if may_be_cut and len(wire) < at + 2 + EXTRA.get(wire[at + 1 :][:1], 0):
+            return frames
         assert len(wire) >= at + 2, "a frame's header is cut"
         assert wire[at] & 0xB0 == 0x80, f"header byte {wire[at]:#x}"
         length = wire[at + 1]

@@ -25,6 +25,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from helpers.waiting import PATIENCE
+
 from tuskws_fast.auth.tokens import make_token
 from tuskws_fast.supervisor.stats import read_stats
 
@@ -35,9 +37,9 @@ _ADDRESS = re.compile(r"127\.0\.0\.1:(\d+)")
 
 def wait_until(fact: Callable[[], bool], what: str, timeout_s: float = 15.0) -> None:
     """Look until `fact` holds. For facts about processes and HTTP, which nobody announces."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while not fact():
-        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s * PATIENCE:g} s: {what}"
         time.sleep(0.01)
 
 
@@ -130,7 +132,7 @@ class RunningServer:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(15)
+            return self.process.wait(15 * PATIENCE)
         except subprocess.TimeoutExpired:
             for pid in [*(pid for pid, _ in self.descendants()), self.pid]:
                 with contextlib.suppress(ProcessLookupError):
@@ -140,8 +142,12 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def started_server(workers: int = 2, tls: ssl.SSLContext | None = None, **flags: Any) -> Iterator[RunningServer]:
-    """`jwt_secret=…` makes `server.token` work; `data_dir` is `none` unless given."""
+def started_server(
+    workers: int = 2, tls: ssl.SSLContext | None = None, files: int | None = None, **flags: Any
+) -> Iterator[RunningServer]:
+    """`jwt_secret=…` makes `server.token` work; `data_dir` is `none` unless given. `files`: the most that each process
+    may have open (`ulimit -n`)."""
+    limited = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"] if files is not None else []
     arguments = {
         "host": "127.0.0.1",
         "port": 0,
@@ -155,7 +161,7 @@ def started_server(workers: int = 2, tls: ssl.SSLContext | None = None, **flags:
         log = Path(scratch, "log")
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tuskws_fast", *_flags(arguments)],
+                [*limited, sys.executable, "-m", "tuskws_fast", *_flags(arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,

@@ -17,6 +17,7 @@ import struct
 import pytest
 from helpers.forked import fork_to, reap
 from helpers.rings import AT_BUF, AT_HEAD, AT_TAIL, PADDING, forge, guarded
+from helpers.waiting import PATIENCE
 from tuskws_fast_ext import ring
 from tuskws_fast_ext.ring import Consumer, Producer, RingError, RingPoisoned
 
@@ -99,7 +100,7 @@ def use_every_way(rng: random.Random, view: memoryview, seen: dict[str, int]) ->
 @pytest.mark.parametrize("at_end", [True, False], ids=["guard_behind", "guard_in_front"])
 def test_whatever_the_memory_holds_nothing_outside_is_touched_and_every_call_returns(at_end: bool) -> None:
     def body() -> None:
-        signal.alarm(30)  # a call that never returns ends here; all rounds take some 2 s
+        signal.alarm(int(30 * PATIENCE))  # a call that never returns ends here; all rounds take some 2 s
         rng = random.Random(20 + at_end)
         seen = {"drained": 0, "peeked": 0, "refused": 0}
         with guarded(ring.ring_bytes(CAPACITY), at_end=at_end) as array:

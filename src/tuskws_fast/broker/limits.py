@@ -38,6 +38,8 @@ class EngineLimits:
     inbox_bytes: int = MIB
     # Users without a session for whom messages may wait.
     inboxes_max: int = 100_000
+    # Of these, how many one sender may be the first to write to.
+    inboxes_per_sender_max: int = 1_000
     # sessions: how long one can be resumed after its connection is gone, and how many such there may be
     keep_alive_s: float = 300.0
     resumable_max: int = 100_000

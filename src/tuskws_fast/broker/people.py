@@ -81,7 +81,7 @@ class People:
         session.status = record.status
         person.sessions[record.conn] = session
         core.offline.pop(person.id, None)
-        core.waiting.pop(person.id, None)
+        core.waiting.discard(person.id)
         if silent:
             person.view.merge(person.leases(), core.wall)
             person.view.pushed = person.view.status
@@ -205,7 +205,7 @@ class People:
                     raise Refused(ErrorCode.BAD_MESSAGE, "This id was used for another message")
                 core.counters["duplicates"] += 1
                 return level, partial(answers.private_ack, first.offset, first.delivered, True)
-        self._check_room_in_inbox(recipient, len(record.body))
+        self._check_room_in_inbox(recipient, len(record.body), sender_id)
         recipient = core.known_person(to)
         told = sender is None or record.rights & PRESENCE or sender.shares_room_with(recipient)
         live = [session for session in recipient.sessions.values() if not session.lost]
@@ -215,7 +215,7 @@ class People:
             delivered = 0
         offset = self._deliver(recipient, live, record, sender_id, delivered, out)
         if not recipient.sessions:
-            core.stay_offline(recipient)
+            core.stay_offline(recipient, sender_id)
         if record.key:
             core.dedupe.add(scope, sender_id, record.key, digest, offset, core.now, delivered)
             core.arm_dedupe()
@@ -229,7 +229,7 @@ class People:
         # The inbox does not exist yet, and will be stored if anything can be.
         return ledger.granted(wanted, ledger.writing)
 
-    def _check_room_in_inbox(self, recipient: Person | None, length: int) -> None:
+    def _check_room_in_inbox(self, recipient: Person | None, length: int, sender: str) -> None:
         """What nobody was sent yet is never dropped for something newer: rather the sender is told."""
         core, limits = self._core, self._core.limits
         if core.tally.bytes + length > core.tally.bytes_max and not (recipient is not None and recipient.sessions):
@@ -239,6 +239,9 @@ class People:
             if len(core.waiting) >= limits.inboxes_max:
                 core.counters["inboxes_max"] += 1
                 raise Refused(ErrorCode.QUEUE_FULL, "Messages wait for too many users")
+            if sender and core.waiting.places_of(sender) >= limits.inboxes_per_sender_max:
+                core.counters["inboxes_per_sender_max"] += 1
+                raise Refused(ErrorCode.QUEUE_FULL, "Your messages wait for too many users")
             return
         inbox = recipient.inbox
         if inbox is None or not inbox.history:

@@ -267,6 +267,9 @@ class Broker:
         self._arm()
 
     def _tick(self) -> None:
+        # First: what fails below costs this tick, and neither the next one nor the process.
+        self._loop.call_later(TICK_S, self._tick)
+        self._context.beat()
         counters, gauges = self._context.counters, self._engine.gauges()
         for name, value in gauges.items():
             counters.set(Metric[name.upper()], value)
@@ -284,5 +287,3 @@ class Broker:
         self._flushed = grown
         if self._journal is not None:
             self._journal.tick(self._loop.time())
-        self._context.beat()
-        self._loop.call_later(TICK_S, self._tick)

@@ -24,6 +24,7 @@ from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.ledger import Ledger, Sequence
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.broker.timers import Timer, Timers
+from tuskws_fast.broker.waiting import Waiting
 from tuskws_fast.ipc.records import Claims, DownRecord, Gap, PresenceMode
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.dedupe import Dedupe, inbox_scope
@@ -268,8 +269,7 @@ class Core:
         # People without a session, longest away first: user → when to forget them.
         self.offline: OrderedDict[str, float] = OrderedDict()
         self.offline_armed = False
-        # People without a session for whom messages wait.
-        self.waiting: dict[str, None] = {}
+        self.waiting = Waiting()
         self.room_count = 0
         self.member_count = 0
         # How often each limit was hit, and each kind of record refused.
@@ -365,14 +365,14 @@ class Core:
             person = people[user] = Person(user)
         return person
 
-    def stay_offline(self, person: Person) -> None:
+    def stay_offline(self, person: Person, sender: str = "") -> None:
         """Remember a person without a session: for a while from now on, within the bound on such people; or for as long
-        as messages wait for them."""
+        as messages wait for them, the first of which `sender` has just left ("": it was there before)."""
         if person.inbox is not None and person.inbox.history:
             self.offline.pop(person.id, None)
-            self.waiting[person.id] = None
+            self.waiting.add(person.id, sender)
             return
-        self.waiting.pop(person.id, None)
+        self.waiting.discard(person.id)
         until = self.now + max(self.limits.offline_ttl_s, self.limits.history_ttl_s)
         self.offline[person.id] = until
         self.offline.move_to_end(person.id)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tuskws_fast.errors import BootError
+from tuskws_fast.errors import OUT_OF_FILES, OUT_OF_FILES_PAUSE_S, BootError
 from tuskws_fast.protocol import codec
 
 log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ class OperatorSocket:
         self.commands: Mapping[str, Callable[[Operator], None]] = {}
         self._asking: list[Operator] = []
         self._answered: list[Operator] = []
+        self._rests_until: float | None = None
         self._selector: selectors.BaseSelector
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.setblocking(False)
@@ -93,20 +94,32 @@ class OperatorSocket:
         self._selector = selector
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
+    def _rest(self) -> None:
+        """There is no descriptor for an operator: looking at the listener again and again would not make one."""
+        self._selector.unregister(self._listener)
+        self._rests_until = time.monotonic() + OUT_OF_FILES_PAUSE_S
+
     def expire(self, now: float) -> None:
-        """Send away who has not said anything in time."""
+        """Send away who has not said anything in time; listen again after a rest."""
+        if self._rests_until is not None and self._rests_until <= now:
+            self._rests_until = None
+            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         for operator in [each for each in self._asking if each.due is not None and each.due <= now]:
             self._dismiss(operator)
 
     @property
     def next_due(self) -> float | None:
-        return min((each.due for each in self._asking if each.due is not None), default=None)
+        dues = [each.due for each in self._asking] + [self._rests_until]
+        return min((due for due in dues if due is not None), default=None)
 
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
-        except OSError:
-            return  # It went away before we came.
+        except OSError as error:
+            # Else it went away before we came.
+            if error.errno in OUT_OF_FILES:
+                self._rest()
+            return
         client.setblocking(False)
         operator = Operator(client, time.monotonic())
         if len(self._asking) >= OPERATORS_MAX:

@@ -45,13 +45,14 @@ from tuskws_fast.worker.frames import picows_protocol
 from tuskws_fast.worker.lane import Lane
 from tuskws_fast.worker.limits import Limits
 from tuskws_fast.worker.session import Session
+from tuskws_fast.worker.shortage import Shortage
 
 log = logging.getLogger(__name__)
 
 HEAD_BYTES_MAX = 16 * 1024
 HEADERS_MAX = 100
-# Sockets a worker may hold, of its RLIMIT_NOFILE: above the first share upgrades are refused with 503, above the
-# second any request is; what remains is for health checks, rings and files. uvloop closes silently on EMFILE.
+# Of the sockets that a worker has descriptors for: above the first share upgrades are refused with 503, above the
+# second a few clients at a time may still ask how the node is.
 SOCKETS_SHARE, SOCKETS_HARD_SHARE = 0.90, 0.97
 RETRY_AFTER_S = "5"
 AGREEMENTS_MAX = 64
@@ -67,7 +68,7 @@ class AcceptorSettings:
     allow_query_token: bool
     require_auth: bool
     demo_page: bytes | None
-    sockets_max: int  # of this process: RLIMIT_NOFILE
+    sockets_max: int  # of this process
     compression: Policy | None  # None: off, the header is not looked at
     proxies: TrustedProxies
     half_open_max: int
@@ -122,6 +123,7 @@ class Acceptor:
         )
         self._buffer = buffer
         self._parser = FrameParser(picows_protocol)
+        self._shortage = Shortage(counters)
 
     @property
     def buffer(self) -> memoryview:
@@ -145,10 +147,14 @@ class Acceptor:
         self.door.leave(sock)
 
     def on_crowded(self, sock: Socket) -> None:
-        """A socket more than this process may have: there is hardly room to refuse it politely."""
+        """A socket more than this process may have, and there is no time to hear what it wants."""
         self.counters.add(Metric.REFUSED_TOTAL)
-        sock.write(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers=_retry_after()).encode())
+        sock.write(_no_room().encode())
         sock.close()
+
+    def on_shortage(self, error: int) -> None:
+        """There was no descriptor for a client."""
+        self._shortage.met(error)
 
     def protocol(self) -> Handshake:
         """What a transport of its own (TLS) gives its reads to."""
@@ -165,6 +171,7 @@ class Acceptor:
         for attempt in overdue:
             self.counters.add(Metric.REFUSED_TIMEOUT)
             self._send_away(attempt, Refusal(HTTPStatus.REQUEST_TIMEOUT))
+        self._shortage.look()
         if len(overdue) == EXPIRED_A_TURN:
             asyncio.get_running_loop().call_soon(self.expire, now)
 
@@ -187,6 +194,10 @@ class Acceptor:
             return
         if not handshake.wants_upgrade(head):
             attempt.respond(self._plain_answer(path, head.method == "HEAD"))
+            return
+        if attempt.is_crowded:
+            self.counters.add(Metric.REFUSED_TOTAL)
+            attempt.refuse(_no_room())
             return
         echo = self._echo if path == ECHO_PATH else None
         if path not in PATHS and echo is None:
@@ -345,6 +356,10 @@ def _retry_after() -> dict[str, str]:
     return {"Retry-After": RETRY_AFTER_S}
 
 
+def _no_room() -> Refusal:
+    return Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers=_retry_after())
+
+
 class Handshake(asyncio.BufferedProtocol):
     """One socket, from accept to a decision. Also the receiver of httptools' callbacks."""
 
@@ -393,6 +408,10 @@ class Handshake(asyncio.BufferedProtocol):
         self._behind = data[head.size :]
         self._conclude(head)
 
+    @property
+    def is_crowded(self) -> bool:
+        return isinstance(self.transport, Socket) and self.transport.is_crowded
+
     # -- asyncio -------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -408,7 +427,7 @@ class Handshake(asyncio.BufferedProtocol):
             self._parser = httptools.HttpRequestParser(self)
         else:
             self._acceptor.counters.add(Metric.REFUSED_TOTAL)
-            self.refuse(Refusal(HTTPStatus.SERVICE_UNAVAILABLE, headers=_retry_after()))
+            self.refuse(_no_room())
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.transport is not None:

@@ -9,13 +9,13 @@ process's own memory (neither rings nor files), so it is a net, not a fence: lea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from tuskws_fast_ext.connection import FlushPoint
 
 SHUT_SHARE, SHED_SHARE = 0.80, 0.90
-_STATUS = Path("/proc/self/status")
+STATUS_BYTES_MAX = 8192
 
 
 class MemoryGuard:
@@ -24,12 +24,14 @@ class MemoryGuard:
     def __init__(self, limit: int, points: Sequence[FlushPoint]) -> None:
         self._limit = limit
         self._points = points
+        # Kept open: a process without a descriptor left has to be able to look, too.
+        self._status = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
         self.used = 0
         self.is_tight = False
         self.shed = 0
 
     def look(self) -> None:
-        self.used = anonymous_bytes()
+        self.used = anonymous_bytes(self._status)
         if not self._limit:
             return
         self.is_tight = self.used > SHUT_SHARE * self._limit
@@ -38,8 +40,13 @@ class MemoryGuard:
             self.shed += next(filter(None, (point.shed(size) for point in self._points)), 0)
 
 
-def anonymous_bytes() -> int:
-    for line in _STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
+    def __del__(self) -> None:
+        os.close(self._status)
+
+
+def anonymous_bytes(status: int) -> int:
+    """`status` is open on /proc/self/status."""
+    for line in os.pread(status, STATUS_BYTES_MAX, 0).splitlines():
+        if line.startswith(b"RssAnon:"):
             return int(line.split()[1]) * 1024
     raise OSError("/proc/self/status does not say what memory is this process's own")

@@ -35,7 +35,7 @@ from tuskws_fast_ext.sockets import Poller
 from tuskws_fast import logs
 from tuskws_fast.auth.certificates import Certificates
 from tuskws_fast.auth.tickets import Tickets
-from tuskws_fast.config import Config, with_options
+from tuskws_fast.config import Config, sockets_max, with_options
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.bell import Bell, Lookout
@@ -161,7 +161,7 @@ class Worker:
         self._pings = Pings(rates, started_us)
         self._limits.bind(self._pings)
         self._buffer = ReadBuffer(performance.buffer_size)
-        self._poller = Poller(self._loop, self._buffer, int(settings.files_max() * SOCKETS_HARD_SHARE))
+        self._poller = Poller(self._loop, self._buffer, int(sockets_max() * SOCKETS_HARD_SHARE))
         pace = Pace(limits.frame_rate_limit, limits.byte_rate_limit, limits.ping_rate_limit)
         lane = self._lane(
             limits.max_frame_size,
@@ -520,6 +520,9 @@ class Worker:
         self._wheel.add(session, session.look_at)
 
     def _tick(self) -> None:
+        # First: what fails below costs this tick, and neither the next one nor the process.
+        self._loop.call_later(TICK_S, self._tick)
+        self._context.beat()
         now, wall = self._loop.time(), time.time()
         for session in self._wheel.advance(now):
             if session.look_at <= now and session.on_timer(now, wall, self._times):
@@ -530,8 +533,6 @@ class Worker:
         self._acceptor.expire(now)
         self._guard.look()
         self._publish_figures()
-        self._context.beat()
-        self._loop.call_later(TICK_S, self._tick)
 
     def _publish_figures(self) -> None:
         """What compiled code counted, brought into the shared counters (at most a second old there)."""

@@ -5,7 +5,6 @@ The parts themselves do not see the configuration. Whatever is read from files h
 
 from __future__ import annotations
 
-import resource
 from importlib import resources
 
 from tuskws_fast import __version__
@@ -13,7 +12,7 @@ from tuskws_fast.auth.certificates import CertificateFiles
 from tuskws_fast.auth.forwarded import TrustedProxies
 from tuskws_fast.auth.origin import OriginPolicy
 from tuskws_fast.auth.tokens import Verifier
-from tuskws_fast.config import Config, read_jwt_secret
+from tuskws_fast.config import Config, read_jwt_secret, sockets_max
 from tuskws_fast.errors import BootError, ConfigError
 from tuskws_fast.protocol.extensions import Policy
 from tuskws_fast.worker.acceptor import AcceptorSettings
@@ -93,11 +92,6 @@ def _rates(config: Config) -> tuple[Rate, Rate, Rate, Rate, Rate]:
     )
 
 
-def files_max() -> int:
-    """Open files this process may have."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
 def acceptor_settings(config: Config) -> AcceptorSettings:
     security, performance = config.security, config.performance
     policy = Policy(performance.enable_compression == "dedicated", performance.compression_window_bits)
@@ -107,7 +101,7 @@ def acceptor_settings(config: Config) -> AcceptorSettings:
         security.allow_query_token,
         security.require_auth,
         demo.read_bytes() if demo is not None else None,
-        files_max(),
+        sockets_max(),
         policy if performance.enable_compression != "off" else None,
         TrustedProxies(security.forwarded_allow_ips),
         config.limits.max_half_open,

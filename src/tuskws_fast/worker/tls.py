@@ -12,8 +12,6 @@ time. A client that does not speak TLS, breaks off or shows no certificate ends 
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
 import socket
 import ssl
 from collections.abc import Callable
@@ -22,24 +20,19 @@ from typing import Any
 from aiofastnet.ssl_transport import SSLTransport_Socket
 from tuskws_fast_ext.tables import Counters
 
+from tuskws_fast.errors import OUT_OF_FILES, OUT_OF_FILES_PAUSE_S
 from tuskws_fast.metrics import Metric
 from tuskws_fast.worker.acceptor import Acceptor, Handshake
-
-log = logging.getLogger(__name__)
 
 # Sockets accepted in one turn of the loop: each costs a third of a millisecond of handshake, and clients who are in
 # already are served between the turns.
 ACCEPTS_MAX = 16
-# How long to leave the listener alone when the system has no descriptor left; the kernel's queue holds who comes.
-OUT_OF_FILES_PAUSE_S = 0.1
 # A peer's time to answer the end of its TLS session; a WebSocket has had its own closing handshake before.
 SHUTDOWN_TIMEOUT_S = 5.0
 # What one recv may bring (a whole record), and what one send may take (the buffers that ext/connection writes, with
 # the overhead of their records). Memory is only used as far as it was ever filled.
 INCOMING_BYTES = 16 * 1024 + 64
 OUTGOING_BYTES = 2 * (16 * 1024 + 64)
-
-_OUT_OF_FILES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Transport(SSLTransport_Socket):  # type: ignore[misc]  # compiled, without types
@@ -89,14 +82,14 @@ class TlsListener:
             except (BlockingIOError, ConnectionAbortedError):
                 return
             except OSError as error:
-                if error.errno not in _OUT_OF_FILES:
+                if error.errno not in OUT_OF_FILES:
                     raise
-                self._pause(error)
+                self._acceptor.on_shortage(error.errno)
+                self._pause()
                 return
             self._begin(accepted, peer[0])
 
-    def _pause(self, error: OSError) -> None:
-        log.warning("no new connections for a moment", extra={"reason": error.strerror})
+    def _pause(self) -> None:
         self._loop.remove_reader(self._sock.fileno())
         self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._resume)
 

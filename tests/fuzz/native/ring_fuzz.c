@@ -142,7 +142,10 @@ static uint64_t lie(state *s, program *p) {
 static void forge(state *s, program *p) {
     uint64_t position = s->consumer.position & ~7ULL, at = position & (CAPACITY - 1);
     uint8_t kind = (uint8_t)take(p, 1);
-    ring_record record = {(uint32_t)take(p, kind & 1 ? 4 : 2), 0, (uint16_t)take(p, 1), 0, GENERATION, position};
+    ring_record record = {0, 0, 0, 0, GENERATION, position};
+    /* Any length, or one that a record may have, or a little more. */
+    record.len = kind & 1 ? (uint32_t)take(p, 4) : (uint32_t)take(p, 2) % (uint32_t)(ring_payload_max(CAPACITY) + 16);
+    record.type = (uint16_t)take(p, 1);
     if (kind & 2) record.generation = (uint32_t)take(p, 1);
     if (kind & 4) record.seq = lie(s, p);
     if (CAPACITY - at < sizeof record) {

@@ -32,6 +32,14 @@ def test_publication_is_stored_unless_less_is_asked_for(node: Node) -> None:
     assert (published.scope, published.offset, published.user) == ("chat", 1, "alice")
 
 
+@pytest.mark.parametrize("level", [-5, -1, 4, 255])
+def test_level_that_there_is_not_is_refused(node: Node, level: int) -> None:
+    alice = node.connect("alice")
+    alice.join("chat")
+    assert alice.say("chat", "m", level=level & 0xFF)["code"] == "bad_message"
+    assert alice.tell("bob", "m", level=level)["code"] == "bad_message"
+
+
 def test_synced_answer_waits_for_the_disk_and_the_message_does_not(node: Node) -> None:
     alice, bob = node.connect("alice"), node.connect("bob", worker=1)
     for client in (alice, bob):

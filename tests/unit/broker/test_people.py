@@ -275,6 +275,21 @@ def test_messages_wait_for_a_bounded_number_of_users() -> None:
     assert alice.tell("user-2", "hi")["offset"] == 1
 
 
+def test_one_sender_uses_up_his_own_share_of_the_inboxes() -> None:
+    node = Node(inboxes_per_sender_max=2, inbox_ttl_s=100.0)
+    alice, bob = node.connect("alice"), node.connect("bob", worker=1)
+    assert [alice.tell(f"user-{n}", "hi").get("code") for n in range(4)] == [None, None, "queue_full", "queue_full"]
+    assert node.engine.counters["inboxes_per_sender_max"] == 2
+    assert alice.tell("user-1", "again")["offset"] == 2, "what is waited for already takes no other place"
+    assert alice.tell("bob", "you are here")["offset"] == 1
+    assert bob.tell("user-2", "hi")["offset"] == 1
+    assert bob.tell("user-0", "hi")["offset"] == 2
+    node.connect("user-0")
+    assert alice.tell("user-3", "hi")["offset"] == 1, "who comes gives the place back"
+    node.advance(150.0)
+    assert [alice.tell(f"other-{n}", "hi").get("code") for n in range(3)] == [None, None, "queue_full"]
+
+
 def test_a_message_during_the_grace_waits_for_the_return(node: Node) -> None:
     alice, bob = node.connect("alice"), node.connect("bob", worker=1)
     bob.drop()

@@ -7,12 +7,16 @@ thousand connections leave behind.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import gc
 import os
 from collections.abc import Iterator
 
 import pytest
 from helpers.edge import EchoAll, Edge, Line, Pair, Talker
+from helpers.forked import fork_to, reap
 from helpers.rfc6455 import BINARY, CLOSE, PING, PONG, TEXT, Message, client_frame, server_frames
 from tuskws_fast_ext import connection, frame
 from tuskws_fast_ext.frame import Frame
@@ -69,6 +73,18 @@ def test_a_framing_error_behind_our_own_close_brings_no_second_close(pair: Pair)
         talk.line.receive(RESERVED_OPCODE)
         talk.line.receive(RESERVED_OPCODE)
         assert talk.closes() == [INTERNAL]
+        assert talk.line.is_half_closed, "its own Close is not waited for any more"
+
+
+def test_who_is_sent_more_than_its_bound_in_one_turn_and_does_not_read_is_cut_off_in_that_turn(pair: Pair) -> None:
+    talker = Talker()
+    with Edge(lambda address: talker, 4096, queue_bytes_max=20_000) as edge:
+        line = edge.connect(pair, slow=True)
+        for _ in range(60):
+            talker.connection.send(frame.Frame([b"x" * 1000]))
+        edge.loop.run_soon()
+        assert edge.point.too_slow == 1
+        line.hang_up()
 
 
 def test_nothing_of_ours_follows_the_close_that_a_framing_error_brought(pair: Pair) -> None:
@@ -201,3 +217,68 @@ def test_together_the_kernel_is_entered_once_for_many() -> None:
         calls[together] = made.edge.point.writes - before
         made.close()
     assert calls == {False: MEMBERS, True: 2}
+
+
+def test_a_ring_that_the_kernel_refuses_costs_nobody_anything() -> None:
+    """Its descriptor is made to stand for something else, so that the next submission fails."""
+    made = Members(True)
+    nothing = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[io_uring]":
+                os.dup2(nothing, int(name), inheritable=False)
+    os.close(nothing)
+    for number in range(3):
+        made.say(number)
+        for line in made.lines:
+            line.read_on()
+    assert {tuple(heard(line)) for line in made.lines} == {(0, 1, 2)}
+    made.close()
+
+
+def test_where_a_sandbox_forbids_io_uring_sends_go_one_by_one() -> None:
+    def body() -> None:
+        forbid_io_uring()
+        made = Members(False)
+        assert made.edge.point.send_together() == errno.EPERM
+        made.say(0)
+        for line in made.lines:
+            line.read_on()
+        assert {tuple(heard(line)) for line in made.lines} == {(0,)}
+
+    assert reap(fork_to(body)) == 0
+
+
+def forbid_io_uring() -> None:
+    """As container runtimes do: seccomp(2), a filter that answers io_uring_setup with EPERM."""
+
+    class Instruction(ctypes.Structure):
+        _fields_ = (("code", ctypes.c_ushort), ("jt", ctypes.c_ubyte), ("jf", ctypes.c_ubyte), ("k", ctypes.c_uint))
+
+    class Program(ctypes.Structure):
+        _fields_ = (("size", ctypes.c_ushort), ("instructions", ctypes.POINTER(Instruction)))
+
+    load_number, is_setup, refuse, allow = (0x20, 0, 0, 0), (0x15, 0, 1, 425), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)
+    instructions = (Instruction * 4)(load_number, is_setup, refuse, allow)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0, "PR_SET_NO_NEW_PRIVS"
+    assert libc.prctl(22, 2, ctypes.byref(Program(4, instructions)), 0, 0) == 0, "PR_SET_SECCOMP"
+
+
+def test_a_write_that_raises_costs_its_connection_and_no_other(members: Members) -> None:
+    def fail(data: bytes) -> None:
+        raise MemoryError("a defect")
+
+    broken = members.lines[100]
+    broken.slow = True
+    broken.write = fail  # type: ignore[method-assign]
+    failures: list[Exception] = []
+    members.sessions[100].on_failure = failures.append  # type: ignore[method-assign]
+    for number in range(60):
+        members.say(number)
+        for line in members.lines:
+            if line is not broken:
+                line.read_on()
+    assert [str(error) for error in failures] == ["a defect"]
+    assert broken.lost
+    assert {tuple(heard(line)) for line in members.lines if line is not broken} == {tuple(range(60))}

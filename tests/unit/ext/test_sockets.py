@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -34,6 +35,7 @@ class Host:
         self.crowded: list[Socket] = []
         self.waiting: list[Socket] = []
         self.lost: list[Exception | None] = []
+        self.shortages: list[int] = []
         self.on_bytes: Callable[[Socket, bytes], object] = lambda sock, data: None
 
     def on_first_bytes(self, sock: Socket, data: bytes) -> None:
@@ -51,6 +53,9 @@ class Host:
 
     def on_settled(self, sock: Socket) -> None:
         self.waiting.remove(sock)
+
+    def on_shortage(self, error: int) -> None:
+        self.shortages.append(error)
 
     def buffer_updated(self, nbytes: int) -> None:
         self.heard += bytes(self.buffer.view[:nbytes])
@@ -275,12 +280,25 @@ def test_what_fails_costs_the_socket_it_failed_for(host: Host) -> None:
     host.until(lambda: host.heard == b"fine")
 
 
-def test_a_socket_too_many_is_told_to_the_owner() -> None:
+def test_few_sockets_too_many_may_say_what_they_want_and_the_others_are_sent_away() -> None:
     host = Host(sockets_max=2)
-    first, _ = host.client()
-    with first, socket.create_connection(host.listener.getsockname()) as second:
-        host.until(lambda: host.crowded)
-        assert second.recv(10) == b""
+    ends = [host.client()[0]]
+    assert not host.sockets[0].is_crowded
+    ends += [socket.create_connection(host.listener.getsockname()) for _ in range(9)]
+    host.until(lambda: host.crowded)
+    assert len(host.crowded) == 1
+    assert ends[-1].recv(10) == b""
+    assert sum(sock.is_crowded for sock in host.waiting) == 8
+    ends[1].sendall(b" how are you?")
+    host.until(lambda: host.heard == b"hello how are you?")
+    assert host.sockets[1].is_crowded
+    host.sockets[1].close()
+    host.until(lambda: sum(sock.is_crowded for sock in host.waiting) == 7)
+    ends.append(socket.create_connection(host.listener.getsockname()))
+    host.until(lambda: sum(sock.is_crowded for sock in host.waiting) == 8)
+    assert len(host.crowded) == 1
+    for end in ends:
+        end.close()
     host.until(lambda: host.poller.open == 0)
 
 
@@ -321,22 +339,55 @@ def test_a_silenced_listener_keeps_its_connections(host: Host) -> None:
         assert host.poller.open == 1
 
 
-def test_out_of_descriptors_it_pauses_and_goes_on_by_itself(host: Host) -> None:
-    end = socket.create_connection(host.listener.getsockname())
+@contextlib.contextmanager
+def no_descriptor_left() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
     os.close(free)
     resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
     try:
-        host.until(lambda: host.loop.later)
-        assert host.poller.open == 0
-        paused = list(host.loop.later)
-        host.loop.turn()
-        assert host.loop.later == paused, "a paused listener is not looked at"
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_out_of_descriptors_each_client_is_answered_and_sent_away(host: Host) -> None:
+    ends = [socket.create_connection(host.listener.getsockname()) for _ in range(5)]
+    for end in ends[:3]:
+        end.sendall(b"?")
+    host.on_bytes = lambda sock, data: (sock.write(b"full"), sock.close())
+    with no_descriptor_left():
+        for n in range(1, 6):
+            host.loop.turn()
+            assert (len(host.shortages), host.poller.open) == (n, 0), "one a turn, and none stays"
+        host.loop.turn()
+        assert host.loop.later == [], "who is answered need not be waited for"
+    assert host.shortages == [errno.EMFILE] * 5
+    assert [end.recv(10) for end in ends] == [b"full"] * 3 + [b""] * 2
+    assert len(host.crowded) == 2, "who has not said anything is sent away"
+    assert all(sock.is_crowded for sock in host.sockets + host.crowded)
+    for end in ends:
+        end.close()
+
+
+def test_without_even_a_reserve_it_pauses_and_goes_on_by_itself(host: Host) -> None:
+    greedy, end = [socket.create_connection(host.listener.getsockname()) for _ in range(2)]
+    greedy.sendall(b"?")
+    # More than the kernel takes: the answer keeps the socket, and with it the reserve.
+    host.on_bytes = lambda sock, data: (sock.write(BIG), sock.close())
+    with no_descriptor_left():
+        host.until(lambda: host.loop.later)
+        assert (len(host.shortages), host.poller.open) == (2, 1)
+        host.loop.turn()
+        assert len(host.shortages) == 2, "a paused listener is not looked at"
+        take_in(host, greedy, len(BIG))
+        assert host.poller.open == 0
+    host.on_bytes = lambda sock, data: None
+    host.heard = b""
     for callback, args in host.loop.later:
         callback(*args)
     end.sendall(b"patient")
     host.until(lambda: host.heard == b"patient")
+    assert not host.sockets[-1].is_crowded
     end.close()
+    greedy.close()

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import selectors
 import socket
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.server import wait_until
 
 from tuskws_fast.errors import BootError
 from tuskws_fast.supervisor.operators import (
@@ -176,3 +178,19 @@ def test_the_default_place_is_the_users_own(monkeypatch: pytest.MonkeyPatch) -> 
     assert default_path(8080) == Path(f"/run/user/7/tuskws-fast-{os.getuid()}/8080.sock")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert default_path(1) == Path(f"/tmp/tuskws-fast-{os.getuid()}/1.sock")
+
+
+def test_without_a_descriptor_for_an_operator_it_rests_and_then_answers(tmp_path: Path) -> None:
+    with served(tmp_path / "x.sock", [{"well": True}]) as door, socket.socket(socket.AF_UNIX) as operator:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            operator.connect(str(tmp_path / "x.sock"))
+            operator.sendall(b"stats\n")
+            wait_until(lambda: door.next_due is not None, "it rests")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        operator.settimeout(5.0)
+        assert operator.recv(100) == b'{"well":true}\n'
