@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 import uvloop
 
-from audit import scenarios
+from audit import damage, scenarios
 from audit.scenarios import Outcome, Plan
 
 
@@ -88,6 +88,32 @@ def _add(name: str) -> None:
 
 for _name in scenarios.ACTS:
     _add(_name)
+
+
+@main.command("flips")
+@click.option("--seed", type=int, help="Drawn where it is not given.")
+@click.option("--count", type=int, default=1000, show_default=True, help="Damages, one at a time.")
+@click.option("--truncations", type=float, default=0.0, show_default=True, help="Share of files cut short instead.")
+def flips(seed: int | None, count: int, truncations: float) -> None:
+    """Single bits flipped in the files, and a node started on each."""
+    seed = secrets.randbelow(10**6) if seed is None else seed
+    directory = Path(tempfile.mkdtemp(prefix="tuskws-faults-flips-"))
+    click.echo(f"flips, seed {seed}, {count} of them, in {directory}")
+
+    def progress(done: int) -> None:
+        if done % 100 == 0:
+            click.echo(f"  {done} done")
+
+    findings = damage.run(directory, seed, count, truncations, progress)
+    for outcome, times in sorted(findings.outcomes.items()):
+        click.echo(f"  {outcome:32}  {times}")
+    for fault in findings.faults[:50]:
+        click.echo(f"FAULT {fault}")
+    if findings.faults:
+        click.echo(f"again: scripts/faults flips --seed {seed} --count {count} --truncations {truncations:g}")
+        sys.exit(1)
+    scenarios.clear(directory)
+    click.echo("no wrong record was served, and nothing was missing without a word")
 
 
 @main.command("judge", help="Read the chronicle of an earlier run again.")

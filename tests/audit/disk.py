@@ -53,6 +53,13 @@ class AuditedFiles(Files):
             self._unsynced[fd] = [(0, os.fstat(fd).st_size)]
         return fd
 
+    def reopen(self, path: Path) -> int:
+        fd = super().reopen(path)
+        if self._remembers:
+            self._numbers[fd] = number_of(fd)
+            self._unsynced[fd] = [(0, os.fstat(fd).st_size)]
+        return fd
+
     def write(self, fd: int, data: bytes, at: int) -> None:
         self._switches.check("write")
         is_mark = data[: len(MARK_MAGIC)] == MARK_MAGIC

@@ -18,6 +18,8 @@ from tuskws_fast.supervisor.stats import read_stats
 SECRET = "a-secret-of-the-auditor-of-more-than-32-bytes"
 LOOK_AGAIN_S = 0.01
 READY_S = 60.0
+STOP_S = 15.0
+TOKEN_S = 16 * 3600.0
 
 
 class Node:
@@ -35,7 +37,7 @@ class Node:
         self.switches = Switches(self.build)
         self.workers = workers
         self.port = free_port()
-        self._flags = {
+        self._flags: dict[str, Any] = {
             "host": "127.0.0.1",
             "port": self.port,
             "workers": workers,
@@ -50,18 +52,22 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
 
     def token(self, user: str, **claims: Any) -> str:
-        return make_token(SECRET, user, ttl_s=12 * 3600.0, **claims)
+        """Good at any time that the node's clock is made to show, too."""
+        return make_token(SECRET, user, ttl_s=TOKEN_S, now=time.time() - TOKEN_S / 2, **claims)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
+    def arguments(self) -> list[str]:
+        found = []
+        for name, value in self._flags.items():
+            found += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
+        return found
+
     def start(self) -> None:
         """Begin; `ready` tells when it serves."""
-        arguments = []
-        for name, value in self._flags.items():
-            arguments += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
         with self.log.open("ab") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "audit.build", *arguments],
+                [sys.executable, "-m", "audit.build", *self.arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
@@ -70,9 +76,9 @@ class Node:
 
     def ready(self) -> bool:
         """Does `/readyz` say so? Raises `RuntimeError` where it has ended instead."""
-        assert self._process is not None
-        if self._process.poll() is not None:
-            raise RuntimeError(f"the node ended with {self._process.returncode}:\n{self.log.read_text()[-3000:]}")
+        ended = self.poll()
+        if ended is not None:
+            raise RuntimeError(f"the node ended with {ended}:\n{self.log.read_text()[-3000:]}")
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2.0) as probe:
                 probe.sendall(b"GET /readyz HTTP/1.1\r\nHost: audit\r\n\r\n")
@@ -89,39 +95,40 @@ class Node:
 
     def stop(self) -> None:
         """As an operator does; the processes that do not end by themselves are killed."""
-        if self._process is None:
+        if self.poll() is not None:
             return
         self.resume_all()
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.kill_all()
-        self._process = None
+        send(self.supervisor, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_S
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.kill_all()
+                return
+            time.sleep(LOOK_AGAIN_S)
 
     def kill_all(self) -> None:
         """SIGKILL for every process at once; returns when none is left."""
-        assert self._process is not None
-        pids = [self._process.pid, *self.children().values()]
+        pids = [self.supervisor, *self.children().values()]
         for pid in pids:
             send(pid, signal.SIGKILL)
         self._wait_gone(pids)
 
     def kill_supervisor(self) -> None:
         """SIGKILL for the supervisor alone: the kernel ends the others."""
-        assert self._process is not None
-        pids = [self._process.pid, *self.children().values()]
-        send(self._process.pid, signal.SIGKILL)
+        pids = [self.supervisor, *self.children().values()]
+        send(self.supervisor, signal.SIGKILL)
         self._wait_gone(pids)
 
     def _wait_gone(self, pids: list[int]) -> None:
-        assert self._process is not None
-        self._process.wait(10)
-        deadline = time.monotonic() + 10
-        while any(lives(pid) for pid in pids):
+        deadline = time.monotonic() + STOP_S
+        while self.poll() is None or any(lives(pid) for pid in pids):
             if time.monotonic() > deadline:
                 raise RuntimeError("processes of a killed node live on")
             time.sleep(LOOK_AGAIN_S)
+
+    def poll(self) -> int | None:
+        """How it ended; None: it has not."""
+        return 0 if self._process is None else self._process.poll()
 
     # -- its processes -------------------------------------------------------------------------------------------------
 

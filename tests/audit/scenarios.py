@@ -87,6 +87,8 @@ class Stage:
         self.crowd = crowd
         self.chronicle = chronicle
         self.rng = rng
+        # Of its own: how often it is asked depends on what the disk did.
+        self._fate = random.Random(rng.random())
 
     async def strike(self, blow: Blow) -> None:
         await getattr(self, f"_{blow.what}")(blow)
@@ -152,8 +154,8 @@ class Stage:
         self.chronicle.write("dark", powerless)
         await loop.run_in_executor(None, self.node.kill_supervisor if how == "supervisor" else self.node.kill_all)
         if powerless:
-            share = self.rng.choice((0.0, 0.5, 1.0))
-            power.cut(self.node.data / "journal", self.node.build, lambda: self.rng.random() < share)
+            share = self._fate.choice((0.0, 0.5, 1.0))
+            power.cut(self.node.data / "journal", self.node.build, lambda: self._fate.random() < share)
         self.node.switches.heal()
         self.node.start()
         await loop.run_in_executor(None, self.node.wait_ready)
@@ -172,8 +174,8 @@ class Stage:
     async def _churn(self, blow: Blow) -> None:
         """Clients that come and go as they do."""
         for _ in range(3):
-            speaker = self.rng.choice(self.crowd.speakers)
-            self.rng.choice((speaker.break_off, speaker.go, speaker.leave))()
+            speaker = self._fate.choice(self.crowd.speakers)
+            self._fate.choice((speaker.break_off, speaker.go, speaker.leave))()
 
 
 # -- scenarios -------------------------------------------------------------------------------------------------------
@@ -258,7 +260,7 @@ def plan_for(name: str, seed: int, seconds: float, **changes: Any) -> Plan:
 
 async def run(plan: Plan, directory: Path, command: str) -> None:
     """Everything but the judging; the chronicle is `directory/chronicle`."""
-    rng = random.Random(plan.seed)
+    rng = random.Random(f"nemesis {plan.seed}")
     node = Node(
         directory,
         plan.workers,
@@ -282,7 +284,10 @@ async def run(plan: Plan, directory: Path, command: str) -> None:
     node.start()
     try:
         await loop.run_in_executor(None, node.wait_ready)
-        crowd = Crowd(node, chronicle, rng, plan.rooms, plan.members, plan.publishers, plan.readers, synced=plan.synced)
+        chance = random.Random(f"crowd {plan.seed}")
+        crowd = Crowd(
+            node, chronicle, chance, plan.rooms, plan.members, plan.publishers, plan.readers, synced=plan.synced
+        )
         await crowd.open()
         stage = Stage(plan, node, crowd, chronicle, rng)
         crowd.publish(plan.rate)
