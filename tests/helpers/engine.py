@@ -450,12 +450,13 @@ class Node:
         del self.workers[slot]
         self.deliver(self.engine.worker_lost(slot, self.now))
 
-    def kill_broker(self) -> None:
-        """The broker dies and another one starts; the workers are connected but have told it nothing yet."""
+    def kill_broker(self, doors_closed: bool = False) -> None:
+        """The broker dies and another one starts; the workers are connected but have told it nothing yet.
+        `doors_closed`: it finds that settings are lost, beyond those in `facts`."""
         announcing = range(max(self.workers, default=-1) + 1)
         self.engine = Engine(self.limits, self.now, self._next_epoch, workers=announcing, durable=self.durable)
         if self.durable:
-            self.engine.restore(self.journal(), dict(self.facts), False, self.now, self.wall)
+            self.engine.restore(self.journal(), dict(self.facts), doors_closed, self.now, self.wall)
             self.write()
         for slot, worker in self.workers.items():
             self.deliver(self.engine.worker_up(slot, worker.generation))

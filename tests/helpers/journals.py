@@ -76,6 +76,17 @@ class Scribe:
     def __exit__(self, *_: object) -> None:
         self.segments.close()
 
+    def succeed(self) -> None:
+        """The process is killed; another one recovers, and goes on. What is not committed is gone."""
+        self.commit()
+        self.segments.close()
+        found = self.recovered()
+        numbers = found.next_number, found.next_segment
+        self.segments = Segments(
+            self.files, self.directory, self.limits, self.boot, RUN, *numbers, found.sealed, found.homes, inherited=True
+        )
+        self.segments.open(WALL)
+
     # -- entries of the next batch ---------------------------------------------------------------------------------
 
     def publish(self, scope: str, body: bytes, key: str = "", conn: int = 0, tag: int = 0) -> int:

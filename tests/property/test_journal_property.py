@@ -25,7 +25,7 @@ scopes = st.sampled_from(SCOPES)
 operations = st.one_of(
     st.tuples(st.just("publish"), scopes, st.binary(min_size=0, max_size=400)),
     st.tuples(st.just("publish"), scopes, st.binary(min_size=0, max_size=40)),
-    st.tuples(st.sampled_from(("open", "end", "confirm", "snapshot", "commit", "commit", "retire")), scopes),
+    st.tuples(st.sampled_from(("open", "end", "confirm", "snapshot", "commit", "commit", "retire", "succeed")), scopes),
 )
 histories = st.lists(operations, max_size=60)
 quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -54,6 +54,8 @@ def play(scribe: Scribe, operation: object, scope: str, body: bytes = b"") -> No
         scribe.snapshot(scope)
     elif operation == "retire":
         scribe.retire()
+    elif operation == "succeed":
+        scribe.succeed()
     elif operation == "commit":
         scribe.commit()
 

@@ -127,6 +127,7 @@ class Journal:
             recovered.next_segment,
             recovered.sealed,
             recovered.homes,
+            inherited=not recovered.rewrite,
         )
         self._counters.set(Metric.JOURNAL_WRITING, 1)
         if recovered.rewrite:

@@ -5,8 +5,8 @@ Order matters on the way in: rooms first, empty; then the facts (a room that kee
 it is given them); then what was kept. Times of the journal are Unix time, the engine's are monotonic: a message is as
 old as the wall clock says, and never from the future.
 
-`doors_closed`: the settings are lost. Which rooms were private is not known then, so every room that the journal knows
-is, until somebody who may moderate it says otherwise.
+`doors_closed`: settings are lost. Which rooms were private, or who was banned from them, is not known then, also where
+something is (it may be out of date). So every room is private, until somebody who may moderate it says otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from tuskws_fast.broker.ledger import ORIGINS_S, Sequence
 from tuskws_fast.broker.state import Core, Inbox, Person, Room
 from tuskws_fast.broker.timers import Timer
 from tuskws_fast.rooms import names
-from tuskws_fast.rooms.settings import DEFAULT_SETTINGS
 from tuskws_fast.storage.entries import Ended, Entry, Published, Remembered, Snapshot, SnapshotEnd
 from tuskws_fast.storage.recovery import Recovered, ScopeState
 
@@ -43,12 +42,11 @@ def restore(core: Core, keeping: Keeping, recovered: Recovered, facts: Mapping[s
         sequence.stored = not state.renew
         if state.renew:
             core.renew(sequence)
-    if doors_closed:
-        for sequence, _ in sequences:
-            if isinstance(sequence, Room):
-                core.apply_settings(sequence, DEFAULT_SETTINGS.closed())
-                keeping.keep_room(sequence, [])
     keeping.restore(facts)
+    if doors_closed:
+        for room in [room for shard in core.shards for room in shard.rooms.values()]:
+            core.apply_settings(room, room.settings.closed())
+            keeping.keep_room(room, [])
     for sequence, state in sequences:
         _fill(core, sequence, state)
     for each in recovered.ids:

@@ -1,7 +1,7 @@
 """The data directory: one node at a time, readable by its owner alone.
 
 DIR/lock          held (flock) by the node's supervisor, and by its children after it, as long as one of them lives
-    settings.db   see `settings`
+    settings.db   see `settings`; settings.mark beside it
     journal/      see `segments`
 """
 

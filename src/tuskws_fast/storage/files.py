@@ -33,6 +33,10 @@ class Files:
             raise
         return fd
 
+    def reopen(self, path: Path) -> int:
+        """A file that is there, to sync what another process has written to it."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
     def write(self, fd: int, data: bytes, at: int) -> None:
         """All of `data`, or an error; then some of it may have been written."""
         done = os.pwrite(fd, data, at)

@@ -81,7 +81,9 @@ def segment_number(name: str) -> int | None:
 
 
 class Segments:
-    """`next_number` is what the next entry gets; `sealed` and `homes` are what recovery found."""
+    """`next_number` is what the next entry gets; `sealed` and `homes` are what recovery found. `inherited`: a sync has
+    to cover `sealed` too. A predecessor that was killed may not have synced it, and what is synced behind a hole is as
+    good as lost."""
 
     def __init__(
         self,
@@ -94,6 +96,7 @@ class Segments:
         next_segment: int = 1,
         sealed: Sequence[Sealed] = (),
         homes: dict[str, int] | None = None,
+        inherited: bool = False,
     ) -> None:
         self.homes = homes if homes is not None else {}
         self.sealed = list(sealed)
@@ -114,6 +117,7 @@ class Segments:
         self._mark_turn = 0
         # Sealed descriptors that hold what no sync has covered yet.
         self._unsynced: list[int] = []
+        self._inherited = [each.path for each in sealed] if inherited else []
         self._directory_changed = False
 
     # -- life ------------------------------------------------------------------------------------------------------
@@ -122,6 +126,9 @@ class Segments:
         """Begin a segment of our own; its header is on the disk before anything depends on it. Raises `OSError`."""
         if self._mark_fd < 0:
             self._mark_fd = self._files.open(self._directory / MARK, 2 * MARK_SLOT_BYTES)
+        while self._inherited:
+            self._unsynced.append(self._files.reopen(self._inherited[-1]))
+            self._inherited.pop()
         self._change(wall, 0)
         self._files.sync(self._fd)
         self._files.sync_directory(self._directory)

@@ -4,12 +4,17 @@ SQLite keeps a file whole over crashes, but not over a disk that lies: a flipped
 row carries the CRC32C of what it says, and one row the count and the sum of all others; what does not fit is told as
 damage, and the reader decides what to be careful about (`broker.keeping`: towards closed doors).
 
+And to SQLite a damaged page of the write-ahead log is the log's end: everything saved behind it is gone without a word.
+So saves are counted, in that one row and in a file of its own, the *mark*, written after each of them: a database of
+fewer saves than the mark knows has lost some.
+
 One process has it open (`locking_mode=EXCLUSIVE`): then the write-ahead log needs no shared memory file, and a full
 disk does not keep anyone from reading.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,9 +24,11 @@ from typing import Any
 from tuskws_fast_ext.ring import crc32c
 
 from tuskws_fast.protocol import codec
+from tuskws_fast.storage.format import MARK_SLOT_BYTES, pack_mark, unpack_mark
 
 FILE = "settings.db"
-VERSION = 1
+VERSION = 2
+MARK = "settings.mark"
 _TALLY = "\0tally"
 # Errors of the machine, which say nothing about the file.
 _NOT_NOW = frozenset(
@@ -58,6 +65,8 @@ def _crc(key: str, value: str) -> int:
 class SettingsFile:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._mark = path.with_name(MARK)
+        self._saves = 0
         self._connection: sqlite3.Connection | None = None
         self._crcs: dict[str, int] = {}
 
@@ -97,25 +106,44 @@ class SettingsFile:
 
     def _read(self, connection: sqlite3.Connection) -> Facts:
         facts = Facts()
-        tally: object = None
+        tally = ""
         self._crcs.clear()
         for key, value, crc in connection.execute("SELECT key, value, crc FROM fact"):
             whole = isinstance(key, str) and isinstance(value, str) and crc == _crc(key, value)
             if key == _TALLY:
-                tally = value if whole else None
+                tally = value if whole else "damaged"
                 continue
             if not whole:
                 facts.damaged += 1
             if isinstance(key, str) and isinstance(crc, int):
                 facts.values[key] = codec.decode(value) if whole else None
                 self._crcs[key] = crc
-        missing = tally != self._tally() and bool(self._crcs or tally is not None)
-        facts.lost = missing or facts.damaged > 0
+        rows, _, saves = tally.rpartition(" ")
+        self._saves = int(saves) if saves.isdecimal() else 0
+        marked = self._marked()
+        missing = rows != self._rows() and bool(self._crcs or tally)
+        facts.lost = missing or facts.damaged > 0 or self._saves < marked
+        # What is saved from now on must not look older than what was lost.
+        self._saves = max(self._saves, marked)
         return facts
 
-    def _tally(self) -> str:
-        """How many rows there are and the sum of their checksums: a row that vanished is missed."""
+    def _rows(self) -> str:
+        """How many there are and the sum of their checksums: a row that vanished is missed."""
         return f"{VERSION} {len(self._crcs)} {sum(self._crcs.values()) & 0xFFFFFFFF}"
+
+    def _marked(self) -> int:
+        """How many saves the mark knows. One that cannot be read knows none, and is no reason not to serve."""
+        try:
+            return unpack_mark(self._mark.read_bytes())
+        except OSError:
+            return 0
+
+    def _write_mark(self) -> None:
+        fd = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, pack_mark(self._saves, self._saves), (self._saves & 1) * MARK_SLOT_BYTES)
+        finally:
+            os.close(fd)
 
     def save(self, changes: Iterable[tuple[str, Any | None]]) -> None:
         """All of them or none; None forgets the key. Raises `SettingsError`."""
@@ -132,7 +160,7 @@ class SettingsFile:
                     connection.execute("DELETE FROM fact WHERE key = ?", (key,))
                 else:
                     self._put(connection, key, value)
-            tally = self._tally()
+            tally = f"{self._rows()} {self._saves + 1}"
             connection.execute("INSERT OR REPLACE INTO fact VALUES (?, ?, ?)", (_TALLY, tally, _crc(_TALLY, tally)))
             connection.execute("COMMIT")
         except sqlite3.Error as error:
@@ -140,6 +168,11 @@ class SettingsFile:
             if connection.in_transaction:
                 connection.rollback()
             raise SettingsError(str(error)) from error
+        self._saves += 1
+        try:
+            self._write_mark()
+        except OSError as error:
+            raise SettingsError(f"{self._mark.name}: {error.strerror}") from error
 
     def _put(self, connection: sqlite3.Connection, key: str, value: str) -> None:
         self._crcs[key] = _crc(key, value)

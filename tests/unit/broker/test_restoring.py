@@ -145,6 +145,23 @@ def test_fact_that_is_damaged_errs_towards_closed_doors(node: Node, alice: Clien
     assert node.engine.counters["facts_damaged"] == 2
 
 
+def test_lost_settings_close_every_door_and_what_is_known_of_a_room_stays(node: Node, alice: Client) -> None:
+    node.server.call("create_room", room="club", settings={"max_members": 7})
+    node.server.call("ban", room="club", user="carl")
+    # Lost, as if it had never been said; the room itself is as it was.
+    del node.facts["ban\nclub\ncarl"]
+    node.kill_broker(doors_closed=True)
+    for slot in node.workers:
+        node.announce(slot)
+    for room in ("club", "chat"):
+        assert node.connect("carl").join(room)["code"] == "forbidden"
+    assert node.server.call("room_info", room="club")["settings"]["max_members"] == 7
+    node.server.call("update_room", room="club", settings={"public": True})
+    restart(node)
+    assert node.connect("dan").join("club")["type"] == "room_joined"
+    assert node.connect("dan").join("chat")["code"] == "forbidden"
+
+
 def test_recovered_room_that_nobody_returns_to_goes(node: Node, alice: Client) -> None:
     alice.say("chat", 1)
     node.advance(299.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tuskws_fast.storage.settings import FILE, SettingsError, SettingsFile
+from tuskws_fast.storage.settings import FILE, MARK, SettingsError, SettingsFile
 
 FACTS = [("room\nchat", {"creator": "ann"}), ("ban\nchat\nbob", {"until": None}), ("ban\nchat\ncarl", {"until": 1.5})]
 
@@ -88,6 +88,57 @@ def test_flipped_bits_never_give_other_facts_and_never_go_unnoticed(path: Path) 
         assert facts.lost or facts.values == dict(FACTS)
         for left in path.parent.iterdir():
             left.unlink()
+
+
+def test_flipped_bits_in_the_log_of_a_killed_process_lose_no_fact_without_a_word(path: Path) -> None:
+    file = SettingsFile(path)
+    file.open()
+    for fact in FACTS:
+        file.save([fact])
+    log, mark = path.with_name(FILE + "-wal"), path.with_name(MARK)
+    files = {each: each.read_bytes() for each in (path, log, mark)}
+    chance = random.Random(6)
+    lost = 0
+    for number in range(300):
+        place = path.parent / str(number)
+        place.mkdir()
+        victim = log if number % 3 else mark
+        for each, content in files.items():
+            data = bytearray(content)
+            if each == victim:
+                data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            (place / each.name).write_bytes(data)
+        found = SettingsFile(place / FILE)
+        facts = found.open()
+        assert facts.lost or facts.values == dict(FACTS)
+        lost += facts.lost
+        # Told once, and then what is saved counts again.
+        found.save([("room\nother", {})])
+        found.close()
+        again = SettingsFile(place / FILE)
+        assert not again.open().lost
+        again.close()
+    assert lost > 50
+    file.close()
+
+
+def test_mark_that_cannot_be_written_is_an_error_and_is_made_good_by_the_next_save(path: Path) -> None:
+    file = SettingsFile(path)
+    file.open()
+    path.with_name(MARK).mkdir()
+    with pytest.raises(SettingsError):
+        file.save(FACTS)
+    path.with_name(MARK).rmdir()
+    file.save(FACTS)
+    file.close()
+    facts = SettingsFile(path).open()
+    assert (facts.values, facts.lost) == (dict(FACTS), False)
+
+
+def test_database_that_is_gone_is_lost(path: Path) -> None:
+    saved(path)
+    path.unlink()
+    assert SettingsFile(path).open().lost
 
 
 def test_file_that_is_no_database_is_set_aside(path: Path) -> None:

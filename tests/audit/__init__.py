@@ -1,0 +1,17 @@
+"""The auditor: a real node, clients that write down all they said and saw, faults at moments that a seed chose, and a
+judge that reads what was written.
+
+    nemesis   pure: a seed ─▶ which fault when
+    build     the node's processes with what a test needs in them: steps at which they die, disks that fail or forget,
+              a clock that steps. Started instead of `tuskws_fast`, which knows nothing of it
+    node      the processes from outside: started, killed, stopped, started again in the same directory
+    power     what a loss of power leaves of a data directory
+    crowd     raw sockets that publish and listen, come back with `since` or `resume`; and clients of the library
+    chronicle what happened, one line an event, in a file
+    judge     pure: the chronicle ─▶ what was wrong, and figures
+    scenarios which of all this together, and what is demanded of the figures
+    damage    bits flipped and files cut short, one at a time
+
+`scripts/faults SCENARIO --seed N` runs one; a failing run leaves its chronicle, and `scripts/faults judge FILE` reads
+that again.
+"""
