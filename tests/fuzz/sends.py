@@ -263,7 +263,7 @@ class SendsTarget:
         return kind
 
     def _check(self, member: Member) -> None:
-        """Whole frames, but for one at the end of a connection that was cut off, each once and in the order of steps."""
+        """Whole frames, but for one at the end of a connection that was cut off; each once, in the order of steps."""
         frames = server_frames(member.got, may_be_cut=True)
         said = [int(payload.split()[0]) for opcode, payload in frames if opcode == 1 and payload[:1].isdigit()]
         assert said == sorted(said), f"out of order: {said}"

@@ -334,7 +334,7 @@ def command(
     data_dir: Path | None,
     json_file: Path | None,
 ) -> None:
-    """Load one node until all totals are reached; then nothing may be left, and nothing may have grown."""
+    """Load one node for long. When all totals are reached, nothing may be left, and nothing may have grown."""
     console = report.open_console(stderr=json_file == Path("-"))
     flags = tuple(part for name, value in FLAGS.items() for part in (f"--{name}", value))
     server = OurServer(workers=workers, flags=("--host", "0.0.0.0", *flags), data_dir=data_dir or "journal")
