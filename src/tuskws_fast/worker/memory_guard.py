@@ -39,7 +39,6 @@ class MemoryGuard:
             size = int(self.used - SHUT_SHARE * self._limit)
             self.shed += next(filter(None, (point.shed(size) for point in self._points)), 0)
 
-
     def __del__(self) -> None:
         os.close(self._status)
 
