@@ -10,13 +10,12 @@ Faults of clients are not here: they are values (`protocol.codes`), because a ba
 from __future__ import annotations
 
 import errno
+from enum import IntEnum
 
 # What `accept` says when there is no descriptor, or no memory, for a client; and how long to leave the listener alone
 # then. It stays readable: looking again at once would be a busy loop. The kernel's queue holds who comes.
 OUT_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 OUT_OF_FILES_PAUSE_S = 0.1
-
-from enum import IntEnum
 
 
 class ExitCode(IntEnum):

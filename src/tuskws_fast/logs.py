@@ -31,7 +31,7 @@ MESSAGE_CHARS_MAX = 1024
 TRACEBACK_CHARS_MAX = 2_800
 LINE_BYTES_MAX = select.PIPE_BUF
 
-# Python reads a codec from its file when it is first asked for: now, not when there is no descriptor left to open it with.
+# Python reads a codec from its file when it is first asked for: now, not when there is no descriptor left for it.
 _escape = codecs.getencoder("unicode_escape")
 # What every LogRecord has: everything else on it came in through `extra`.
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}

@@ -270,6 +270,8 @@ def check_upgradable(request: bytes, response: list[bytes]) -> None:
     assert b"websocket" in elements(headers, b"upgrade")
     assert b"upgrade" in elements(headers, b"connection")
     assert headers.get(b"sec-websocket-version") == [b"13"]
+    assert b"transfer-encoding" not in headers, "a handshake has no body"
+    assert all(int(length) == 0 for length in headers.get(b"content-length", []))
     [key] = headers.get(b"sec-websocket-key", [b""])
     assert len(base64.b64decode(key)) == 16
     accept = base64.b64encode(hashlib.sha1(key + GUID).digest())

@@ -1,7 +1,7 @@
 """People without a session for whom messages wait, and who was the first to leave one.
 
-A message may be sent to a name that nobody has, and waits as it would for anybody. So the place it takes is the sender's
-as long as it is waited for: else one could use up what there is for all.
+A message may be sent to a name that nobody has, and waits as it would for anybody. So the place it takes is counted for
+the sender: else one could use up what there is for all.
 """
 
 from __future__ import annotations

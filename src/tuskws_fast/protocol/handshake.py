@@ -97,6 +97,9 @@ def check_upgrade(head: Head) -> Refusal | bytes:
         return Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Sec-WebSocket-Key of 16 bytes is needed")
     if len(head.all(b"origin")) > 1:
         return Refusal(HTTPStatus.BAD_REQUEST, "At most one Origin")
+    if head.all(b"transfer-encoding") or any(length.strip(b"0") for length in head.all(b"content-length")):
+        # Whoever stands in front of us would take for a body what we read as frames.
+        return Refusal(HTTPStatus.BAD_REQUEST, "A handshake has no body")
     offered = head.tokens(b"sec-websocket-protocol")
     if offered and SUBPROTOCOL.encode() not in offered:
         return Refusal(HTTPStatus.BAD_REQUEST, f"Only the subprotocol {SUBPROTOCOL} is spoken here")

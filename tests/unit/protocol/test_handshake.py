@@ -35,6 +35,7 @@ def head(*changes: tuple[bytes, bytes | None], method: str = "GET", version: str
         head((b"upgrade", b"h2c, WebSocket")),
         head((b"sec-websocket-protocol", b"chat, tusk.v1")),
         Head("GET", b"/", "1.1", (*GOOD, (b"connection", b"keep-alive"))),
+        head((b"content-length", b"0")),
     ],
 )
 def test_good_requests_give_their_key(request_head: Head) -> None:
@@ -62,6 +63,8 @@ def test_good_requests_give_their_key(request_head: Head) -> None:
         (head((b"sec-websocket-key", b"!" * 24)), 400),
         (Head("GET", b"/", "1.1", (*GOOD, (b"sec-websocket-key", KEY))), 400),
         (head((b"sec-websocket-protocol", b"chat, superchat")), 400),
+        (head((b"transfer-encoding", b"chunked")), 400),
+        (head((b"content-length", b"10")), 400),
         (Head("GET", b"/", "1.1", (*GOOD, (b"origin", b"https://a"), (b"origin", b"https://b"))), 400),
     ],
 )
