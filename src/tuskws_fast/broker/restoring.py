@@ -44,7 +44,7 @@ def restore(core: Core, keeping: Keeping, recovered: Recovered, facts: Mapping[s
             core.renew(sequence)
     keeping.restore(facts)
     if doors_closed:
-        for room in [room for shard in core.shards for room in shard.rooms.values()]:
+        for room in [room for shard in core.shards for room in shard.rooms()]:
             core.apply_settings(room, room.settings.closed())
             keeping.keep_room(room, [])
     for sequence, state in sequences:
