@@ -127,8 +127,10 @@ def at(name: str, step: int, base: Scenario, setting: Setting) -> tuple[Scenario
         # The default limits stop at 16 KiB of message.
         big = ("--max-message-size", str(step + 1024), "--max-frame-size", str(step + 8192))
         return replace(base, payload=step), replace(setting, flags=(*setting.flags, *big))
-    if name in ("publishers", "slow"):
-        return replace(base, **{name: step}), setting
+    if name == "publishers":
+        return replace(base, publishers=step), setting
+    if name == "slow":
+        return replace(base, slow=step), setting
     return replace(base, members=step), setting
 
 

@@ -11,6 +11,7 @@ carry, where 1 would be even.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import statistics
@@ -53,7 +54,7 @@ class Spread:
 
     @property
     def by_chance(self) -> float:
-        return ((self.workers - 1) / sum(self.counts)) ** 0.5
+        return math.sqrt((self.workers - 1) / sum(self.counts))
 
     @property
     def fullest(self) -> float:

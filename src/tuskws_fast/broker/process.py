@@ -64,7 +64,7 @@ def main(context: ChildContext, config: Config, app: object | None) -> None:
 def spare_the_living(phase: str, info: dict[str, int]) -> None:
     """What has lived through a full collection is not looked at again: rooms and people would be, whole, each time that
     their number has grown by a quarter, and 100,000 rooms with a million members stopped everything for 0.2 s. They
-    are in no cycle once they are let go of, so that counting references frees them (tests/unit/broker/test_garbage)."""
+    are in no cycle once they are let go of, so that counting references frees them (tests/unit/broker/test_process)."""
     if phase == "stop" and info["generation"] == 2:
         gc.freeze()
 

@@ -5,10 +5,10 @@
 
 Without it the kernel's hash gives each worker the same share of what is *new*, so one that was replaced stays light
 until all others' clients have come back too. Measured with 10,000 connections that come back at once, most a worker by
-the mean (`tuskws-bench spread`): fresh 1.01 and 1.02 with 2 and 4 workers, which is chance; after a death 1.23 and
-1.19, with this 1.09 and 1.15; after a rolling restart 1.29 and 1.37, with this 1.08 and 1.10. Chosen before a
-connection is accepted, it costs no handing over and no worker anything: a program of two instructions a worker
-(SO_ATTACH_REUSEPORT_CBPF, Linux 4.5) throws weighted dice.
+the mean (`tuskws-bench spread`): with 2 and 4 workers fresh 1.01 and 1.02, after a death 1.23 and 1.19, after a
+rolling restart 1.29 and 1.37. With this 1.00 and 1.08 (figures a second old steer a burst a little too far), 1.13 and
+1.17, 1.00 and 1.13. Chosen before a connection is accepted, it costs no handing over and no worker anything: a program
+of two instructions a worker (SO_ATTACH_REUSEPORT_CBPF, Linux 4.5) throws weighted dice.
 
 Nobody is left out: even the fullest worker keeps a tenth of a fair share, because figures are a second old. A worker
 that is away counts as neither light nor full: what comes meanwhile mostly goes to those who are there.
