@@ -74,6 +74,7 @@ class Metric(IntEnum):
     # every process
     BEAT = _GAUGE, "last turn of the event loop that said so, monotonic ms"
     MEMORY_BYTES = _GAUGE, "memory of its own that a worker has, without rings and files"
+    MEMORY_BLOCKS = _GAUGE, "pieces of memory that Python's own allocator has given out, whatever it holds in reserve"
     LOG_DROPPED = _COUNTER, "log lines dropped because the log's reader did not keep up"
     RING_FULL = _COUNTER, "times a ring was full and records had to wait beside it"
     RING_DROPPED = _COUNTER, "records dropped because a down ring was full (replayed from history later)"

@@ -16,6 +16,7 @@ import hashlib
 import logging
 import os
 import secrets
+import sys
 import time
 from pathlib import Path
 
@@ -285,5 +286,6 @@ class Broker:
         for metric, value in grown.items():
             counters.add(metric, value - self._flushed.get(metric, 0))
         self._flushed = grown
+        counters.set(Metric.MEMORY_BLOCKS, sys.getallocatedblocks())
         if self._journal is not None:
             self._journal.tick(self._loop.time())

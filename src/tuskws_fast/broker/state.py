@@ -373,6 +373,8 @@ class Core:
             self.waiting.add(person.id, sender)
             return
         self.waiting.discard(person.id)
+        # A dict keeps the table it once needed: two of them are a third of what a remembered user takes.
+        person.sessions, person.rooms = {}, {}
         until = self.now + max(self.limits.offline_ttl_s, self.limits.history_ttl_s)
         self.offline[person.id] = until
         self.offline.move_to_end(person.id)

@@ -85,6 +85,7 @@ def _process(rows: Sequence[Sequence[int]], number: int, now_ms: int) -> dict[st
         "rss": memory.get("Rss", 0),
         "pss": memory.get("Pss", 0),
         "peak_rss": memory.get("VmHWM", 0),
+        "blocks": row[Metric.MEMORY_BLOCKS],
         "cpu_seconds": _cpu_seconds(pid),
     }
 

@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import socket
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -568,6 +569,7 @@ class Worker:
         self._flushed = grown
         counters.set(Metric.CONNECTIONS_CURRENT, len(self._sessions))
         counters.set(Metric.MEMORY_BYTES, self._guard.used)
+        counters.set(Metric.MEMORY_BLOCKS, sys.getallocatedblocks())
         counters.set(Metric.HALF_OPEN, self._acceptor.door.half_open)
         counters.set(Metric.SESSIONS, sum(1 for s in self._sessions.values() if s.user is not None))
         # Figures of the whole node, shown by one worker; its successor shows them as soon as it serves.

@@ -14,7 +14,10 @@ MIB = 1024 * 1024
 
 def a_soak(rounds: int = 20) -> Soak:
     gauges = {**dict.fromkeys(RETURNING, 0), **dict.fromkeys(BOUNDED, 5)}
-    samples = [Sample(10.0 * n, {"broker 0": 50 * MIB}, {"broker 0": 20}, 90 * MIB, 0, gauges) for n in range(rounds)]
+    samples = [
+        Sample(10.0 * n, {"broker 0": 10_000}, {"broker 0": 50 * MIB}, {"broker 0": 20}, 90 * MIB, 0, gauges)
+        for n in range(rounds)
+    ]
     return Soak(gauges, samples, rounds=rounds, totals={**dict.fromkeys(STAY_ZERO, 0), "journal_entries": 1})
 
 
@@ -58,13 +61,21 @@ def test_counters_that_must_stay_0_are_asked(name: str) -> None:
 
 def test_memory_that_grows_after_the_warm_up_is_a_fault_and_before_it_is_none() -> None:
     soak = a_soak()
-    for n in range(4):
+    for n in range(6):
         soak.samples[n] = replace(soak.samples[n], rss={"broker 0": 20 * MIB})
     assert soak.faults() == []
-    for n in range(4, 20):
+    for n in range(6, 20):
         soak.samples[n] = replace(soak.samples[n], rss={"broker 0": (50 + n) * MIB})
     (fault,) = soak.faults()
     assert fault.startswith("broker 0 grows: +360.00 MiB an hour")
+
+
+def test_what_is_allocated_may_not_grow_either() -> None:
+    soak = a_soak()
+    for n in range(20):
+        soak.samples[n] = replace(soak.samples[n], blocks={"broker 0": 10_000 + 20 * n})
+    (fault,) = soak.faults()
+    assert fault.startswith("broker 0 allocates: +7,200 blocks an hour")
 
 
 def test_the_rounds_are_of_every_kind_and_mostly_make_rooms() -> None:
