@@ -27,7 +27,7 @@ NO_API = "the HTTP API is not in this build yet"
 NO_OTHER_ALGORITHM = "only HS256 is in this build yet"
 
 # Variables of ours that are not options: the file's name, two that the build reads, and faults for tests.
-ENV_OTHERS = frozenset({"TUSKWS_CONFIG", "TUSKWS_DEBUG", "TUSKWS_EXT", "TUSKWS_FAULTS"})
+ENV_OTHERS = frozenset({"TUSKWS_CONFIG", "TUSKWS_DEBUG", "TUSKWS_EXT"})
 
 JWT_SECRET_BYTES_MIN = 32
 # Descriptors a process needs beside its clients: listeners, rings, log, files of the interpreter.

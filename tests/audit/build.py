@@ -211,7 +211,7 @@ def _install_disk(switches: Switches) -> None:
         path = switches.directory / "boot"
         return bytes.fromhex(path.read_text()) if path.exists() else boot_id()
 
-    broker.files_to_use = lambda: AuditedFiles(switches)
+    broker.Files = lambda: AuditedFiles(switches)
     broker.boot_id = boot
 
 

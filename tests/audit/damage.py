@@ -157,7 +157,7 @@ def damages(base: Path, rng: random.Random, truncations: float) -> Iterator[tupl
     ]
     used = {path: len(path.read_bytes().rstrip(b"\0")) + 64 for path in files}
     while True:
-        path = rng.choice(files)
+        (path,) = rng.choices(files, [6 if each.suffix == ".seg" else 1 for each in files])
         size = min(path.stat().st_size, used[path])
         if rng.random() < truncations:
             yield path, rng.randrange(size), True

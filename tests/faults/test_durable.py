@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audit.build import BROKER_STEPS, Switches
 from helpers.clients import on_loop, people
 from helpers.durable import Load, heard_until, history, kill_all, node, on_thread, speaker, until
 from helpers.server import RunningServer
@@ -108,21 +109,18 @@ async def test_what_was_stored_is_there_after_every_process_is_killed(tmp_path: 
                 assert ack["offset"] == len(found) + 1
 
 
-@pytest.mark.parametrize("step", ["ordered", "written", "told"])
+@pytest.mark.parametrize("step", BROKER_STEPS)
 @on_loop
-async def test_death_at_any_step_of_a_publication_loses_and_doubles_nothing(
-    tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    script = tmp_path / "faults"
-    monkeypatch.setenv("TUSKWS_FAULTS", str(script))
-    with node(tmp_path / "data") as server:
+async def test_death_at_any_step_of_a_publication_loses_and_doubles_nothing(tmp_path: Path, step: str) -> None:
+    switches = Switches(tmp_path)
+    with node(tmp_path / "data", build=tmp_path) as server:
         async with people(server) as crowd, speaker(server) as client:
             (listener,) = await crowd.connect_on_workers("listener", 1)
             await listener.request("join_room", room="room")
             await client.join("room")
             await client.broadcast("room", 1)
             pid = server.broker_pid()
-            script.write_text(f"die {step}\n")
+            switches.arm(step)
             ack = await client.broadcast("room", 2)
             assert ack["offset"] == 2
             assert (await client.broadcast("room", 3))["offset"] == 3

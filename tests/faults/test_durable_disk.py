@@ -1,6 +1,6 @@
 """A disk that is full, refuses or lies, under a real node: what is promised is kept or refused, and it heals by itself.
 
-Full is a tmpfs of a few MiB where one may be mounted; errors come from `TUSKWS_FAULTS` (see `storage.faults`), below
+Full is a tmpfs of a few MiB where one may be mounted; errors come from the build for tests (`audit.build`), below
 which everything is real.
 """
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audit.build import Switches
 from helpers.clients import SpeakingClient, on_loop, people
 from helpers.durable import Load, heard_until, history, kill_all, node, on_thread, speaker, until
 from helpers.server import RunningServer
@@ -38,24 +39,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(where)], check=True)
 
 
-class Faults:
-    """What the disk of the nodes of this test refuses."""
-
-    def __init__(self, script: Path) -> None:
-        self._script = script
-
-    def begin(self, *lines: str) -> None:
-        self._script.write_text("\n".join(lines))
-
-    def end(self) -> None:
-        self._script.unlink()
-
-
 @pytest.fixture
-def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Faults:
-    script = tmp_path / "faults"
-    monkeypatch.setenv("TUSKWS_FAULTS", str(script))
-    return Faults(script)
+def faults(tmp_path: Path) -> Switches:
+    """What the disk of the nodes of this test refuses."""
+    return Switches(tmp_path)
 
 
 def fill(where: Path) -> Path:
@@ -169,18 +156,18 @@ async def test_node_starts_on_a_full_disk_and_says_so(small_disk: Path) -> None:
 
 
 @on_loop
-async def test_failing_write_publishes_nothing_that_was_refused(tmp_path: Path, faults: Faults) -> None:
-    with node(tmp_path / "data") as server:
+async def test_failing_write_publishes_nothing_that_was_refused(tmp_path: Path, faults: Switches) -> None:
+    with node(tmp_path / "data", build=tmp_path) as server:
         async with people(server) as crowd:
             client, listener = await crowd.connect_on_workers("ann", 2)
             for each in (client, listener):
                 await each.request("join_room", room="room")
             first = await client.request("broadcast", room="room", message="before", ack="stored")
-            faults.begin("write EIO")
+            faults.fail("write", "EIO")
             answer = await client.request("broadcast", room="room", message="refused", ack="stored")
             assert (answer["type"], answer["code"]) == ("error", "unavailable")
             await check_that_delivery_goes_on(client, listener)
-            faults.end()
+            faults.heal()
             await check_that_it_healed(server, client)
             await client.close()
         kept = [each["message"] for each in await history(server, "room")]
@@ -192,14 +179,15 @@ async def test_failing_write_publishes_nothing_that_was_refused(tmp_path: Path, 
 
 
 @on_loop
-async def test_broker_killed_on_a_bad_disk_never_gives_a_position_twice(tmp_path: Path, faults: Faults) -> None:
-    with node(tmp_path / "data") as server:
+async def test_broker_killed_on_a_bad_disk_never_gives_a_position_twice(tmp_path: Path, faults: Switches) -> None:
+    with node(tmp_path / "data", build=tmp_path) as server:
         async with people(server) as crowd:
             client, listener = await crowd.connect_on_workers("ann", 2)
             for each in (client, listener):
                 await each.request("join_room", room="room")
             said: dict[tuple[str, int], str] = {}
-            faults.begin("write EIO", "open EIO")
+            faults.fail("write", "EIO")
+            faults.fail("open", "EIO")
             for n in range(30):
                 if n in (10, 20):
                     os.kill(server.broker_pid(), signal.SIGKILL)
@@ -219,17 +207,17 @@ async def test_broker_killed_on_a_bad_disk_never_gives_a_position_twice(tmp_path
 
 
 @on_loop
-async def test_failing_sync_answers_with_the_level_that_was_reached(tmp_path: Path, faults: Faults) -> None:
-    with node(tmp_path / "data") as server:
+async def test_failing_sync_answers_with_the_level_that_was_reached(tmp_path: Path, faults: Switches) -> None:
+    with node(tmp_path / "data", build=tmp_path) as server:
         async with people(server) as crowd:
             client, listener = await crowd.connect_on_workers("ann", 2)
             for each in (client, listener):
                 await each.request("join_room", room="room")
             assert (await client.request("broadcast", room="room", message=0, ack="synced"))["level"] == "synced"
-            faults.begin("sync EIO")
+            faults.fail("sync", "EIO")
             assert (await client.request("broadcast", room="room", message=1, ack="synced"))["level"] == "stored"
             await check_that_delivery_goes_on(client, listener)
-            faults.end()
+            faults.heal()
             await check_that_it_healed(server, client)
             assert (await client.request("broadcast", room="room", message=2, ack="synced"))["level"] == "synced"
 

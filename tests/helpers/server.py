@@ -143,11 +143,17 @@ class RunningServer:
 
 @contextlib.contextmanager
 def started_server(
-    workers: int = 2, tls: ssl.SSLContext | None = None, files: int | None = None, **flags: Any
+    workers: int = 2,
+    tls: ssl.SSLContext | None = None,
+    files: int | None = None,
+    build: Path | None = None,
+    **flags: Any,
 ) -> Iterator[RunningServer]:
     """`jwt_secret=…` makes `server.token` work; `data_dir` is `none` unless given. `files`: the most that each process
-    may have open (`ulimit -n`)."""
+    may have open (`ulimit -n`). `build`: where `audit.build` finds its switches, of a node with disks that fail and
+    steps at which it dies."""
     limited = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh"] if files is not None else []
+    switches = {"AUDIT_BUILD": str(build)} if build else {}
     arguments = {
         "host": "127.0.0.1",
         "port": 0,
@@ -161,11 +167,11 @@ def started_server(
         log = Path(scratch, "log")
         with log.open("wb") as sink:
             process = subprocess.Popen(
-                [*limited, sys.executable, "-m", "tuskws_fast", *_flags(arguments)],
+                [*limited, sys.executable, "-m", "audit.build" if build else "tuskws_fast", *_flags(arguments)],
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=sink,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                env={**os.environ, **switches, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
         server = RunningServer(process, log, flags.get("jwt_secret"), tls)
         server.control_socket = Path(str(arguments["control_socket"]))

@@ -222,12 +222,10 @@ class Journal:
         entries, ledger.entries = ledger.entries, []
         if not ledger.writing:
             return
-        self._files.reached("ordered")
         try:
             self._segments.commit(entries, time())
         except OSError as error:
             self._break(error)
-        self._files.reached("written")
         self._counters.add(Metric.JOURNAL_ENTRIES, len(entries))
         if not self._segments.has_spare:
             self._make_spare()
@@ -237,10 +235,6 @@ class Journal:
         """While a spare is being made nothing is known yet; one that is needed at once is made by `commit` itself."""
         if self._no_space and self._segments.short:
             self._degrade("there is no space for another segment", self._loop.time())
-
-    def told(self) -> None:
-        """What was committed has been handed to the workers."""
-        self._files.reached("told")
 
     def _save(self, facts: list[Fact]) -> None:
         for fact in facts:

@@ -35,7 +35,7 @@ from tuskws_fast.ipc.records import DownRecord
 from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import LIMIT_COLUMN, Metric
 from tuskws_fast.storage.directory import boot_id
-from tuskws_fast.storage.faults import files_to_use
+from tuskws_fast.storage.files import Files
 from tuskws_fast.storage.segments import JournalLimits
 from tuskws_fast.supervisor.child import ChildContext
 from tuskws_fast.supervisor.control import Message
@@ -117,7 +117,7 @@ class Broker:
         self._journal: Journal | None = None
         if config.server.data_dir != "none":
             self._journal = Journal(
-                journal_place(context, config), files_to_use(), self._engine, context.counters, loop, self._tell
+                journal_place(context, config), Files(), self._engine, context.counters, loop, self._tell
             )
         self._outbox = Outbox(self._engine.position, self._give_up)
         self._inbox = Inbox(self._engine, self._outbox)
@@ -202,7 +202,6 @@ class Broker:
             return
         self._journal.commit()
         self._outbox.send(decided)
-        self._journal.told()
 
     def _tell(self, answers: list[tuple[int, DownRecord]]) -> None:
         self._outbox.send(answers)

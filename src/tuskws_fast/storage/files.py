@@ -64,7 +64,3 @@ class Files:
 
     def close(self, fd: int) -> None:
         os.close(fd)
-
-    def reached(self, step: str) -> None:
-        """A step on the way of a publication is done: `ordered`, `written`, `told`. For those who test what a death
-        there costs (see `faults`)."""
