@@ -172,6 +172,7 @@ class Desk:
             lambda: self.now,
             lambda session: None,
             lambda: 1_000 + len(self.sessions),
+            lambda: None,
         )
         self.commands = Commands(
             self.identities,

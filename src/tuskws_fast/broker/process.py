@@ -43,7 +43,7 @@ from tuskws_fast.supervisor.control import Message
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0
-SAFETY_TICK_S = 0.05
+SAFETY_TICK_S = 0.25
 EPOCH_BYTES = 6
 # The journal is as many segments of equal size.
 SEGMENTS = 8

@@ -36,7 +36,7 @@ class Identities:
     """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
     presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts
     it into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
-    of another connection. Without `tickets` no session can be resumed."""
+    of another connection, `announce_soon()` sees to it that `announce` is called. Without `tickets` no session can be resumed."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Identities:
         monotonic: Callable[[], float],
         file: Callable[[Session], None],
         new_number: Callable[[], int],
+        announce_soon: Callable[[], object],
         tickets: Tickets | None = None,
     ) -> None:
         self.take_terms(terms)
@@ -68,6 +69,7 @@ class Identities:
         self._monotonic = monotonic
         self._file = file
         self._new_number = new_number
+        self._announce_soon = announce_soon
         self._tickets = tickets
         # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
         self._names = random.Random()
@@ -149,6 +151,8 @@ class Identities:
         if not self._take_identity(session, identity):
             return False
         if session.is_guest and self.may_wait:
+            if not self._unannounced:
+                self._announce_soon()
             self._unannounced.add(session)
         else:
             self.attach(session)
