@@ -36,7 +36,8 @@ class Identities:
     """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
     presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts
     it into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
-    of another connection, `announce_soon()` sees to it that `announce` is called. Without `tickets` no session can be resumed."""
+    of another connection, `announce_soon()` sees to it that `announce` is called. Without `tickets` no session can be
+    resumed."""
 
     def __init__(
         self,
