@@ -13,7 +13,7 @@ Whatever the bytes are, nothing outside them is read: every length is checked ag
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport UINT16_MAX, UINT32_MAX, int32_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from tuskws_fast_ext.ring cimport ring_crc32c, ring_init
 from tuskws_fast_ext.tuples cimport named_tuple, put_item
@@ -208,3 +208,49 @@ def read_published(bytes data, Py_ssize_t at, uint64_t expected, cls):
         expected += 1
         at += (PAYLOAD_AT + <Py_ssize_t>length + 7) & ~7
     return found, at
+
+
+def find_published(bytes data, Py_ssize_t at, bytes scope, uint64_t first, uint64_t last, dict found):
+    """Put the publications of `scope` with the offsets `first` … `last` into `found`: offset → (wall, body). Frames are
+    followed from `at` on by what each says of its length, to the first that says nothing; those of others are not
+    looked into. Of two with the same offset the later counts."""
+    cdef const char *start = PyBytes_AS_STRING(data)
+    cdef const char *name = PyBytes_AS_STRING(scope)
+    cdef const char *frame
+    cdef Py_ssize_t end = PyBytes_GET_SIZE(data), named = PyBytes_GET_SIZE(scope), text
+    cdef uint64_t number, offset
+    cdef double wall
+    cdef uint32_t crc, length
+    cdef uint16_t ns, nu, nk
+    cdef bint ours
+    if at < 0:
+        raise ValueError("no place in the data")
+    while True:
+        ours = False
+        with nogil:
+            while at + PAYLOAD_AT <= end:
+                frame = start + at
+                memcpy(&length, frame + 4, 4)
+                memcpy(&number, frame + 8, 8)
+                if number == 0 or <Py_ssize_t>length > end - at - PAYLOAD_AT:
+                    break
+                at += (PAYLOAD_AT + <Py_ssize_t>length + 7) & ~7
+                if <uint8_t>frame[16] != KIND or <Py_ssize_t>length < FIXED + named:
+                    continue
+                memcpy(&offset, frame + 20, 8)
+                memcpy(&ns, frame + 56, 2)
+                if offset < first or offset > last or ns != named or memcmp(frame + TEXT_AT, name, named) != 0:
+                    continue
+                memcpy(&crc, frame, 4)
+                if <uint32_t>~ring_crc32c(UINT32_MAX, <const uint8_t *>frame + 4, PAYLOAD_AT - 4 + length) == crc:
+                    ours = True
+                    break
+        if not ours:
+            return
+        memcpy(&wall, frame + 28, 8)
+        memcpy(&nu, frame + 58, 2)
+        memcpy(&nk, frame + 60, 2)
+        text = <Py_ssize_t>ns + <uint8_t>frame[62] + nu + nk
+        if FIXED + text <= <Py_ssize_t>length:
+            body = PyBytes_FromStringAndSize(frame + TEXT_AT + text, <Py_ssize_t>length - FIXED - text)
+            found[offset] = (wall, body)

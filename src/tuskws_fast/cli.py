@@ -165,6 +165,37 @@ def restart_command(ctx: click.Context, port: int | None, control_socket: str | 
     ctx.exit(ExitCode.FAILED)
 
 
+@cli.command("revoke")
+@_of_a_node
+@click.option("--user", help="Every token of this user that was issued until now.")
+@click.option("--token", help="The token with this `jti`.")
+@click.option("--session", help="The session that this ticket names.")
+@click.pass_context
+def revoke_command(
+    ctx: click.Context,
+    port: int | None,
+    control_socket: str | None,
+    user: str | None,
+    token: str | None,
+    session: str | None,
+) -> None:
+    """Take back what a user, a token or a session may do on a running node.
+
+    Who is connected by it is closed (4510). A token is refused for as long as it would be good, also after a restart.
+    """
+    path = _node_path(ctx, port, control_socket)
+    given = {"user": user, "token": token, "session": session}
+    arguments = codec.encode({name: value for name, value in given.items() if value is not None}).decode()
+    try:
+        found = next(ask(path, f"revoke {arguments}"), {"problem": "the node ended"})
+    except OSError as error:
+        _no_node(ctx, path, error)
+    if found["problem"]:
+        click.echo(f"tuskws-fast: {found['problem']}", err=True)
+        ctx.exit(ExitCode.FAILED)
+    click.echo(f"revoked; {found['sessions']} sessions ended")
+
+
 def reload_text(found: Mapping[str, Any]) -> str:
     """What came of a reload, a line for each kind of outcome."""
     kinds = {

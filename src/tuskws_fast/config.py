@@ -307,7 +307,20 @@ class Rooms:
     history_ttl: float = option(300.0, Kind.DURATION, "How long a room keeps a publication.", least=0)
     history_bytes: int = option(1024**2, Kind.SIZE, "Bytes of publications a room keeps.", least=0)
     history_bytes_total: int = option(
-        256 * 1024**2, Kind.SIZE, "Bytes of publications all rooms keep together.", least=0
+        256 * 1024**2, Kind.SIZE, "Bytes of publications all rooms keep in memory together.", least=0
+    )
+    history_memory: int = option(
+        1024**2,
+        Kind.SIZE,
+        "Bytes of a room's publications in memory; older ones are read from the journal, where there is one.",
+        least=64 * 1024,
+    )
+    history_replay: int = option(
+        16 * 1024**2,
+        Kind.SIZE,
+        "Bytes that one answer reads from the journal; `history` gives more when it is asked again.",
+        least=256 * 1024,
+        most=256 * 1024**2,
     )
     inbox_size: int = option(
         1000, Kind.COUNT, "Private messages kept for a user until a client confirms them.", least=1, most=1_000_000

@@ -137,6 +137,7 @@ class Metric(IntEnum):
     GAPS_SENT = _COUNTER, "times members were told that they missed messages"
     LEFT_OUT = _COUNTER, "messages that slow connections were not sent, and told of"
     QUEUED_BYTES = _GAUGE, "bytes waiting for slow connections"
+    REVOKED_CLOSED = _COUNTER, "connections closed because their user, token or session was revoked (4510)"
     SESSIONS = _GAUGE, "connections with an identity (guests too)"
 
     # broker
@@ -147,7 +148,13 @@ class Metric(IntEnum):
     MEMBERS_CURRENT = _GAUGE, "memberships: sessions in rooms, those in their grace too"
     ONLINE_USERS = _GAUGE, "users with at least one connection"
     USERS_REMEMBERED = _GAUGE, "users without a connection whose status is still known"
-    HISTORY_BYTES = _GAUGE, "bytes of publications kept for recovery"
+    HISTORY_BYTES = _GAUGE, "bytes of publications kept for recovery, in memory"
+    HISTORY_SHELVED_BYTES = _GAUGE, "bytes of publications kept for recovery, in the journal alone"
+    REPLAYS_MADE = _COUNTER, "times what a returning member had missed was read from a history"
+    REPLAYS_SHARED = _COUNTER, "times another member who came from the same place was given the same"
+    HISTORY_FETCHES = _COUNTER, "times old messages were read from the journal, once for all who ask at that time"
+    HISTORY_FETCHES_FAILED = _COUNTER, "of these, times that they could not be read, or were not what was written"
+    HISTORY_FORGONE = _COUNTER, "old messages let go before their room said so, because the journal was full"
     DEDUPE_ENTRIES = _GAUGE, "idempotency keys kept"
 
     # broker: the journal and the settings file
@@ -164,6 +171,7 @@ class Metric(IntEnum):
     SETTINGS_FAILED = _COUNTER, "times settings or sanctions could not be saved"
     SESSIONS_RESUMED = _COUNTER, "sessions that went on on another connection"
     SESSIONS_RESUMABLE = _GAUGE, "sessions without a connection that can still be resumed"
+    REVOCATIONS = _GAUGE, "users and tokens that are revoked"
     INBOXES_WAITING = _GAUGE, "users without a connection for whom private messages wait"
 
     # shared tables
@@ -181,6 +189,10 @@ BROKER_LIMITS = (
     "password_tries_max",
     "sanctions_max",
     "history_bytes_total_max",
+    "replay_bytes_max",
+    "fetched_bytes_max",
+    "fetches_max",
+    "parked_max",
     "dedupe_overflowed",
     "offline_users_max",
     "presence_state_max",
@@ -194,6 +206,7 @@ BROKER_LIMITS = (
     "takeover_s",
     "receipts_max",
     "receipts_room_max",
+    "revocations_max",
     "facts_damaged",
     "fenced",
 )

@@ -85,6 +85,11 @@ class WebSocketServer(Application):
         """Push one JSON object to every connection of the node. Not kept, not acknowledged."""
         self._bound.push_to_all(message, exclude)
 
+    async def revoke(self, *, user: str | None = None, token: str | None = None) -> int:
+        """Let go of everybody who is connected as `user`, or by the token with this `jti`, on every worker (4510), and
+        refuse their tokens of until now for as long as they would be good. Returns how many sessions ended."""
+        return int((await self._bound.call("revoke", {"user": user, "token": token}))["sessions"])
+
 
 class RoomManager:
     """Rooms, in the server's own name: every right, no membership needed. Use it in handlers (`server.rooms`).

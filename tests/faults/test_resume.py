@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,3 +143,56 @@ async def test_client_library_stays_the_same_guest_when_its_worker_is_killed() -
         assert me is not None
         assert (client.user, push["from"]) == (me, me["id"])
         wait_until(lambda: server.figure("sessions_resumed") == 1, "the resumption is counted")
+
+
+@on_loop
+async def test_who_is_drained_resumes_on_the_successor_and_has_everything_once() -> None:
+    """`reconnect`, 4010, `resume`: by plain sockets, from the first message of the session to the last."""
+    options = {"drain_window": "1s", "history_size": 100_000, "disable_rate_limiting": True}
+    async with running_server(workers=2, jwt_secret=SECRET, **options) as server, people(server) as crowd:
+        bob = await crowd.connect("bob")
+        at = await join(bob)
+        heard: list[int] = []
+        moves: list[int] = []
+        restarting = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tuskws_fast", "restart", "--control-socket", str(server.control_socket)),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+
+        async def publish() -> int:
+            count = 0
+            async with Client(server.url, server.token("ann"), backoff=Backoff(0.01, 0.2)) as ann:
+                room = await ann.join(ROOM)
+                while restarting.returncode is None:
+                    count += 1
+                    await room.broadcast(count)
+                    await pace(0.005)
+                await room.broadcast(0)
+            return count
+
+        publishing = asyncio.create_task(publish())
+        told = 0
+        while not heard or heard[-1] != 0:
+            try:
+                push = await bob.receive()
+            except Closed as closed:
+                moves.append(closed.code)
+                worker, ticket = bob.worker, ticket_of(bob)
+                bob = await elsewhere(crowd, worker)
+                resumed = await resume(bob, ticket, **{ROOM: at})
+                assert resumed["rooms"][ROOM]["recovered"] is True, resumed
+                pushes = resumed["rooms"][ROOM]["messages"]
+            else:
+                told += push["type"] == "reconnect"
+                assert push["type"] != "gap"
+                pushes = [push] if push["type"] == "room_message" else []
+            for each in pushes:
+                assert each["offset"] == at["offset"] + 1, "nothing is missing, nothing comes twice"
+                at["offset"] = each["offset"]
+                heard.append(each["message"])
+        count = await publishing
+        assert restarting.returncode == 0
+        assert heard == [*range(1, count + 1), 0]
+        assert set(moves) == {4010}
+        assert told == len(moves) >= 1
+        wait_until(lambda: server.figure("sessions_resumed") >= len(moves), "counted")

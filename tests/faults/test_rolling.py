@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+from helpers.certificates import make_pair, trusting
 from helpers.clients import on_loop
 from helpers.raw import RawClient
 from helpers.server import SECRET, RunningServer, started_server
@@ -88,9 +90,18 @@ class Visitors:
         await asyncio.gather(*self._tasks)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @on_loop
-async def test_a_rolling_restart_under_load_fails_no_handshake_loses_nothing_and_repeats_nothing() -> None:
-    with started_server(workers=2, jwt_secret=SECRET, disable_rate_limiting=True, drain_window="1s", **KEEPING) as node:
+async def test_a_rolling_restart_under_load_fails_no_handshake_loses_nothing_and_repeats_nothing(
+    tls: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {**KEEPING}
+    if tls:
+        pair = make_pair(tmp_path, "served")
+        options |= {"tls": trusting(pair.certificate), "ssl_cert": pair.certificate, "ssl_key": pair.key}
+        # Whom clients trust who say nothing about it.
+        monkeypatch.setenv("SSL_CERT_FILE", str(pair.certificate))
+    with started_server(workers=2, jwt_secret=SECRET, disable_rate_limiting=True, drain_window="1s", **options) as node:
         listeners = {room: [Listener() for _ in range(LISTENERS_A_ROOM)] for room in ROOMS}
         before, broker = node.worker_pids(), node.broker_pid()
         async with contextlib.AsyncExitStack() as stack:

@@ -61,6 +61,7 @@ class Node:
             self.desk.sessions,
             self.desk.watchers,
             lambda: self.desk.wall,
+            self.desk.identities.revoke,
             bool(mode & ESCAPES),
         )
         self.numbers = iter(range(1, 1 << 30))

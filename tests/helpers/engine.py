@@ -17,12 +17,14 @@ from __future__ import annotations
 from typing import Any
 
 from tuskws_fast.broker.engine import Engine
+from tuskws_fast.broker.fetching import Fetch
 from tuskws_fast.broker.ledger import Awaiting
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import DownRecord, UpRecord
 from tuskws_fast.protocol import codec
-from tuskws_fast.storage.entries import Entry
+from tuskws_fast.rooms.shelf import Chunk
+from tuskws_fast.storage.entries import Entry, Published
 from tuskws_fast.storage.recovery import Recovered, Replay
 
 Object = dict[str, Any]
@@ -42,6 +44,8 @@ class Client:
         self.status = "online"
         self.pushes: list[Object] = []
         self.inbox_at = 0
+        # A moment after all that happened so far.
+        self.told_at = node.now + 0.1
         self.ticket = conn
         self.claims: records.Claims | None = None
         self.superseded = False
@@ -118,7 +122,7 @@ class Client:
     def attachment(self) -> records.Attach:
         ticket = 0 if self.ticket == self.conn else self.ticket
         return records.Attach(
-            self.conn, self.user, self.user.title(), [], self.mode, self.status, 0, self.claims, ticket
+            self.conn, self.user, self.user.title(), [], self.mode, self.status, 0, self.claims, ticket, self.told_at
         )
 
     def close(self) -> None:
@@ -163,6 +167,7 @@ class Worker:
         self.clients: dict[int, Client] = {}
         self.rooms: dict[str, LocalRoom] = {}
         self.kept: dict[str, tuple[int, Any]] = {}
+        self.revoked: list[tuple[str, str]] = []
 
     def forget(self, client: Client) -> None:
         del self.clients[client.conn]
@@ -220,6 +225,9 @@ class Worker:
         if client is not None and not node.deaf:
             client.superseded = True
             client.drop()
+
+    def _on_revoked(self, node: Node, record: records.Revoked) -> None:
+        self.revoked.append((record.what, record.name))
 
     def _on_slowconsumer(self, node: Node, record: records.SlowConsumer) -> None:
         node.policies.append(record)
@@ -341,6 +349,9 @@ class Node:
         self.watched: list[tuple[int, records.Watch]] = []
         self.unwatched: list[tuple[int, int]] = []
         self.answers: dict[int, list[Object]] = {}
+        # What the engine wants read of the journal; it is read at once unless `reads` is False, and then by `read`.
+        self.fetches: list[Fetch] = []
+        self.reads = True
         self.recovered: list[records.Recovered] = []
         self.engine = Engine(self.limits, self.now, self._next_epoch, durable=durable)
         self.workers: dict[int, Worker] = {}
@@ -399,7 +410,7 @@ class Node:
 
     def journal(self) -> Recovered:
         """What recovery makes of all that was written."""
-        replay = Replay(b"", 0.0, self.limits.dedupe_ids_max)
+        replay = Replay(b"", 0.0, self.limits.dedupe_ids_max, self.limits.history_memory)
         for number, entry in enumerate(self.written, start=1):
             replay.take(number, entry, 1, b"")
         assert not replay.damage
@@ -421,6 +432,25 @@ class Node:
             received = records.unpack_record(records.type_of(record), records.pack_record(record))
             if slot in self.workers:
                 self.workers[slot].apply(self, received)  # type: ignore[arg-type]
+        self.fetches += self.engine.take_fetches()
+        if self.reads:
+            self.read()
+
+    def read(self, works: bool = True) -> None:
+        """What waits for old messages gets them, or (`works` False) the word that they cannot be read."""
+        fetches, self.fetches = self.fetches, []
+        for fetch in fetches:
+            found = self._entries_of(fetch) if works else None
+            self.deliver(self.engine.fetched(fetch.window, found, self.now, self.wall))
+
+    def _entries_of(self, fetch: Fetch) -> list[tuple[float, bytes]]:
+        found: dict[int, tuple[float, bytes]] = {}
+        for entry in self.written:
+            if isinstance(entry, Published) and entry.scope == fetch.scope:
+                found[entry.offset] = (entry.wall - WALL_OFFSET, entry.body)
+        for first, last, crc in fetch.chunks:
+            assert Chunk.crc_of(found[offset][1] for offset in range(first, last + 1)) == crc
+        return [found[offset] for offset in range(fetch.chunks[0][0], fetch.chunks[-1][1] + 1)]
 
     def advance(self, seconds: float) -> None:
         """Let time pass; the engine is called at each of its deadlines, and at no other time."""

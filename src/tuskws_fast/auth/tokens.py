@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, NoReturn
 import jwt
 from jwt.utils import base64url_decode
 
+from tuskws_fast.auth.revocation import Revocations
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
 from tuskws_fast.rooms.permissions import CREATE, PRESENCE, Grants
@@ -74,6 +75,7 @@ class Identity(NamedTuple):
     grants: Grants
     expires_at: float | None
     token_id: str | None = None
+    issued_at: float | None = None
 
     @property
     def can_presence(self) -> bool:
@@ -91,8 +93,9 @@ class Verifier:
 
     `secrets` is a sequence (each is tried, the newest first: how a key is rotated; `kid` is then not consulted) or a
     mapping from `kid` to secret (the token must name one of them). `issuer` and `audience` are mandatory in the token
-    once they are given. `max_token_ttl_s` 0 is no limit; `leeway_s` is how far `nbf` and `iat` may be ahead of us.
-    Raises `ValueError`, fit to be shown to an operator, for a configuration that is not safe.
+    once they are given. What `revocations` says is refused. `max_token_ttl_s` 0 is no limit; `leeway_s` is how far
+    `nbf` and `iat` may be ahead of us. Raises `ValueError`, fit to be shown to an operator, for a configuration that is
+    not safe.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Verifier:
         max_token_ttl_s: float = MAX_TOKEN_TTL_S,
         leeway_s: float = LEEWAY_S,
         cached_max: int = MAX_CACHED,
+        revocations: Revocations | None = None,
     ) -> None:
         self._algorithms = _checked_algorithms(algorithms)
         self._by_kid: dict[str, bytes] | None = None
@@ -129,6 +133,7 @@ class Verifier:
         self._jws = jwt.PyJWS(algorithms=list(self._algorithms))
         self._cache: dict[bytes, Identity] = {}
         self._cached_max = cached_max
+        self._revocations = revocations
 
     def _checked_secret(self, secret: str | bytes) -> bytes:
         key = secret.encode() if isinstance(secret, str) else bytes(secret)
@@ -160,6 +165,9 @@ class Verifier:
         elif known.expires_at is not None and known.expires_at <= now:
             del self._cache[digest]
             raise TokenError(ErrorCode.TOKEN_EXPIRED, ErrorCode.TOKEN_EXPIRED.text)
+        revocations = self._revocations
+        if revocations is not None and revocations.refuse(known.user, known.token_id, known.issued_at, now):
+            _refuse("revoked")
         return known
 
     @property
@@ -177,7 +185,7 @@ class Verifier:
         claims = _parse_object(payload)
         expires_at = self._check_times(claims, now)
         self._check_parties(claims)
-        return _identity(claims, expires_at)
+        return _identity(claims, expires_at, _time(claims, "iat"))
 
     def _candidate_keys(self, header: dict[str, Any]) -> Sequence[bytes]:
         if not header.keys() <= _HEADER_FIELDS:
@@ -308,7 +316,7 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     return seconds
 
 
-def _identity(claims: dict[str, Any], expires_at: float | None) -> Identity:
+def _identity(claims: dict[str, Any], expires_at: float | None, issued_at: float | None) -> Identity:
     try:
         user = names.user_id(claims.get("sub"))
     except ValueError:
@@ -322,7 +330,7 @@ def _identity(claims: dict[str, Any], expires_at: float | None) -> Identity:
     roles = _names(claims.get("roles", []), "roles")
     permissions = _names(claims.get("permissions", []), "permissions")
     grants = Grants.from_claims(roles, permissions, _room_patterns(claims.get("rooms", {})))
-    return Identity(user, username, tuple(roles), grants, expires_at, token_id)
+    return Identity(user, username, tuple(roles), grants, expires_at, token_id, issued_at)
 
 
 def _is_text(value: object, chars_max: int) -> bool:

@@ -114,7 +114,17 @@ def pages(
     """
     first, following = codec.encode(head), codec.encode(next_head)
     free = page_bytes if first_bytes is None else first_bytes
-    cut = paged(bodies, free - len(first) - _PAGE_SLACK, page_bytes - len(following) - _PAGE_SLACK)
+    cut = paged(bodies, room_on(free, first), room_on(page_bytes, following))
+    return headed(first, following, cut)
+
+
+def room_on(page_bytes: int, head: bytes) -> int:
+    """What a page with this head has for messages."""
+    return page_bytes - len(head) - _PAGE_SLACK
+
+
+def headed(first: bytes, following: bytes, cut: Sequence[Sequence[bytes]]) -> list[bytes]:
+    """Pages of messages with their heads, the first and that of all others."""
     if len(cut) == 1:
         return [codec.with_messages(first, cut[0])]
     answer = [codec.with_messages(_more(first, True), cut[0])]

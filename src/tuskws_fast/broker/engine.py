@@ -20,11 +20,12 @@ out is answered by an error `Reply` and has changed nothing, a malformed record 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from tuskws_fast.broker import answers
 from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.fetching import Fetch, Fetching
 from tuskws_fast.broker.keeping import Keeping
 from tuskws_fast.broker.ledger import Awaiting, Ledger
 from tuskws_fast.broker.limits import EngineLimits
@@ -34,6 +35,7 @@ from tuskws_fast.broker.people import People
 from tuskws_fast.broker.queries import Queries
 from tuskws_fast.broker.receipts import Receipts
 from tuskws_fast.broker.restoring import restore, scopes, snapshot, unwritten
+from tuskws_fast.broker.revoking import Revoking
 from tuskws_fast.broker.shapes import asker_of, is_well_formed
 from tuskws_fast.broker.state import Core, Out, Person, Room
 from tuskws_fast.broker.tickets import Tickets, check_identity
@@ -55,6 +57,7 @@ from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.dedupe import digest_of
 from tuskws_fast.rooms.permissions import MODERATE, PUBLISH
 from tuskws_fast.rooms.recovery import Position
+from tuskws_fast.rooms.shelf import OnShelf, Window
 from tuskws_fast.storage.entries import Entry, Published
 from tuskws_fast.storage.recovery import Recovered
 
@@ -81,7 +84,12 @@ class Engine:
         self._tickets = Tickets(core, self._members, self._people)
         self._people.on_attached, self._people.on_ended = self._tickets.attached, self._tickets.ended
         self._receipts = Receipts(core)
+        self._fetching = Fetching(core)
+        self._tickets.on_shelf = self._fetching.park
+        # Empty nearly always, and asked with every record.
+        self._parked = self._fetching.parked
         self._moderation = Moderation(core, self._members, self._keeping)
+        self._revoking = Revoking(core, self._people, self._tickets, self._keeping)
         self._queries = Queries(core)
         self._publications = 0
         # The generation of each live worker's rings.
@@ -127,6 +135,7 @@ class Engine:
             "invite": moderation.invite,
             "server_join": self._server_join,
             "server_leave": self._server_leave,
+            "revoke": self._revoke,
         }
 
     # -- what the process calls ------------------------------------------------------------------------------------
@@ -139,10 +148,50 @@ class Engine:
             kind = type(record)
             if kind is not Publish and not is_well_formed(record):
                 raise Refused(ErrorCode.BAD_MESSAGE)
+            if self._parked and self._fetching.follows_parked(worker, record):
+                return out
             self._handlers[kind](worker, record, out)
         except Refused as refused:
             self._refuse(worker, record, refused, out)
+        except OnShelf as wish:
+            self._park(worker, record, wish, 0, out)
         return out
+
+    def take_fetches(self) -> list[Fetch]:
+        """What has to be read from the journal: `fetched` is the answer to each."""
+        wanted, self._fetching.wanted = self._fetching.wanted, []
+        return wanted
+
+    def fetched(self, window: Window, entries: list[tuple[float, bytes]] | None, now: float, wall: float) -> Out:
+        """The messages (when, body) of a `Fetch`, or None: who waited for them goes on."""
+        core = self._core
+        core.now, core.wall = now, wall
+        out: Out = []
+        for key in self._fetching.fetched(window, entries):
+            waiting = self._fetching.take(key)
+            while waiting and key not in self._parked:
+                self._run_again(*waiting.popleft(), out)
+            if waiting:
+                self._parked[key].extend(waiting)
+        return out
+
+    def _run_again(self, worker: int, record: UpRecord, rounds: int, out: Out) -> None:
+        own: Out = []
+        try:
+            self._handlers[type(record)](worker, record, own)
+        except Refused as refused:
+            self._refuse(worker, record, refused, own)
+        except OnShelf as wish:
+            self._park(worker, record, wish, rounds, own)
+        out += own
+
+    def _park(self, worker: int, record: UpRecord, wish: OnShelf, rounds: int, out: Out) -> None:
+        """It has changed nothing yet; what it had to say already, it will say again."""
+        out.clear()
+        try:
+            self._fetching.park(worker, record, wish, rounds)
+        except Refused as refused:
+            self._refuse(worker, record, refused, out)
 
     def tick(self, now: float, wall: float) -> Out:
         """Everything that is due at `now`."""
@@ -172,7 +221,7 @@ class Engine:
                 self.worker_lost(worker, core.now)
             self._generations[worker] = generation
             core.workers[worker] = None
-        return self._keeping.everything(worker)
+        return self._keeping.everything(worker) + self._revoking.everything(worker)
 
     def worker_lost(self, worker: int, now: float) -> Out:
         """A worker has died: its sessions are lost, as if each had reported so. They end after the grace."""
@@ -184,10 +233,17 @@ class Engine:
             if session.worker == worker and not session.lost:
                 self._people.lose(session)
         out: Out = []
+        self._fetching.drop(worker)
         self._tickets.go_on(out)
         self._receipts.lost(worker, out)
         self._announced(worker, None, out)
         return out
+
+    def revoke(self, args: Args, now: float, wall: float) -> tuple[Out, int]:
+        """As an operator asks: what to tell, and how many sessions ended. Raises `Refused`."""
+        self._core.now, self._core.wall = now, wall
+        out: Out = []
+        return out, self._revoking.revoke(args, out)
 
     def position(self, room: str) -> Position | None:
         """Where a room stands, for `records.Position`."""
@@ -207,9 +263,17 @@ class Engine:
         self._core.now, self._core.wall = now, wall
         restore(self._core, self._keeping, recovered, facts, doors_closed)
 
-    def snapshot(self, scope: str) -> list[Entry]:
-        """The scope as it stands; for one that is not to be kept, its end."""
-        return snapshot(self._core, scope)
+    def snapshot(self, scope: str, shelved: Collection[tuple[float, bytes]] = ()) -> list[Entry]:
+        """The scope as it stands; for one that is not to be kept, its end. `shelved`: as in `restoring`."""
+        return snapshot(self._core, scope, shelved)
+
+    def shelf(self, scope: str) -> Fetch | None:
+        """Everything that is on the scope's shelf, where it has one."""
+        return self._fetching.everything(scope)
+
+    def lose_shelf(self, scope: str) -> None:
+        """It cannot be read."""
+        self._fetching.lose(scope)
 
     def scopes(self) -> list[str]:
         """Everything that is to be kept."""
@@ -223,6 +287,29 @@ class Engine:
     def needed_bytes(self) -> int:
         """What snapshots of everything would take, nearly."""
         return self._core.tally.bytes + self._core.dedupe.bytes
+
+    def write_to(self, segment: int, homes: Mapping[str, int]) -> None:
+        """What is written from here on is in this segment of the journal, or a later one; `homes` as in `Stacks`."""
+        stacks = self._core.stacks
+        stacks.segment, stacks.homes = segment, homes
+        for history in stacks.shelved:
+            assert history.shelf is not None, "who is listed has one"
+            history.shelf.mark(history.top + 1, segment)
+
+    @property
+    def oldest_shelved(self) -> int | None:
+        """The first segment that is needed for what is in no memory."""
+        shelved = self._core.stacks.shelved
+        for history in list(shelved):
+            history.trim(self._core.now)
+        return min((each.shelf.oldest_segment for each in shelved if each.shelf is not None), default=None)
+
+    def retire(self, upto: int) -> None:
+        """The segments up to this one are about to go, with what is nowhere else."""
+        for history in list(self._core.stacks.shelved):
+            before = len(history)
+            history.lose(upto)
+            self._core.counters["history_forgone"] += before - len(history)
 
     @property
     def announcing(self) -> bool:
@@ -248,7 +335,9 @@ class Engine:
             "online_users": self._people_count() - len(core.offline) - len(core.waiting),
             "inboxes_waiting": len(core.waiting),
             "sessions_resumable": len(self._tickets),
+            "revocations": len(core.revocations),
             "history_bytes": core.tally.bytes,
+            "history_shelved_bytes": sum(each.shelf.bytes for each in core.stacks.shelved if each.shelf is not None),
             "dedupe_entries": len(core.dedupe),
         }
 
@@ -438,6 +527,9 @@ class Engine:
         self._members.leave_room(self._core.session(_checked_conn(args)), name, 0, out)
         return answers.ack(name)
 
+    def _revoke(self, caller: Caller, args: Args, out: Out) -> bytes:
+        return codec.encode({"type": "revoked", "sessions": self._revoking.revoke(args, out)})
+
     # -- sessions and workers --------------------------------------------------------------------------------------
 
     def _attach(self, worker: int, record: records.Attach, out: Out) -> None:
@@ -516,6 +608,14 @@ class Engine:
             self._tickets.give_up(int(key), out)
         elif kind is Timer.RECEIPT:
             self._receipts.on_timer(key, out)
+        elif kind is Timer.REPLAYS:
+            self._members.replays.expire()
+        elif kind is Timer.REVOKED:
+            self._keeping.end_revocation(key, out)
+        elif kind is Timer.RECENT:
+            self._people.forget_recent(key)
+        elif kind is Timer.WINDOW:
+            self._fetching.expire()
         elif kind is Timer.ORIGINS:
             core.ledger.origins.clear()
 

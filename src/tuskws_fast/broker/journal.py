@@ -30,13 +30,16 @@ from time import perf_counter, time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tuskws_fast.broker.engine import Engine
+from tuskws_fast.broker.fetching import Fetch
 from tuskws_fast.broker.ledger import Awaiting, Fact
 from tuskws_fast.errors import BootError, ExitCode
 from tuskws_fast.ipc.records import DownRecord
 from tuskws_fast.metrics import Metric
+from tuskws_fast.rooms.shelf import Window
 from tuskws_fast.storage.directory import JOURNAL
 from tuskws_fast.storage.entries import Closed
 from tuskws_fast.storage.files import Files
+from tuskws_fast.storage.lookup import look_up
 from tuskws_fast.storage.recovery import Recovered, recover, set_aside
 from tuskws_fast.storage.segments import JournalLimits, Sealed, Segments, SyncJob
 from tuskws_fast.storage.settings import FILE, SettingsError, SettingsFile
@@ -65,6 +68,7 @@ class Place(NamedTuple):
     run: bytes
     dedupe_window_s: float
     dedupe_ids_max: int
+    history_memory: int
 
 
 class Journal:
@@ -101,6 +105,9 @@ class Journal:
         self._retire_after = 0
         self._set_aside: list[Sealed] = []
         self._heal_at = 0.0
+        self._segment = 0
+        # One at a time: what is read is in memory until it is told.
+        self._readers = ThreadPoolExecutor(1, "history")
 
     # -- the start -------------------------------------------------------------------------------------------------
 
@@ -129,6 +136,7 @@ class Journal:
             recovered.homes,
             inherited=not recovered.rewrite,
         )
+        self._engine.write_to(self._segments.current, self._segments.homes)
         self._counters.set(Metric.JOURNAL_WRITING, 1)
         if recovered.rewrite:
             self._anew.extend(recovered.scopes)
@@ -151,10 +159,21 @@ class Journal:
         if self._anew:
             # Before anybody is served: what was recovered is proven only as long as the old segments are there.
             while self._anew:
-                self._engine.ledger.entries += self._engine.snapshot(self._anew.popleft())
+                scope = self._anew.popleft()
+                self._engine.ledger.entries += self._engine.snapshot(scope, self._read_shelf(scope))
                 self.commit()
             self._retire_after = self._segments.next_number - 1
             self._sync()
+
+    def _read_shelf(self, scope: str) -> list[tuple[float, bytes]]:
+        """What is in no memory: it has to leave the old segments too."""
+        fetch = self._engine.shelf(scope)
+        if fetch is None:
+            return []
+        found = look_up(self._files, self._segments.paths(fetch.segment), scope, fetch.chunks)
+        if found is None:
+            self._engine.lose_shelf(scope)
+        return found or []
 
     def _recover(self, wall: float, beat: Callable[[], None]) -> Recovered:
         said = perf_counter()
@@ -177,6 +196,7 @@ class Journal:
                 place.run,
                 wall - place.dedupe_window_s,
                 place.dedupe_ids_max,
+                place.history_memory,
                 progress,
             )
         except OSError as error:
@@ -226,6 +246,9 @@ class Journal:
             self._segments.commit(entries, time())
         except OSError as error:
             self._break(error)
+        if self._segments.current != self._segment:
+            self._segment = self._segments.current
+            self._engine.write_to(self._segment, self._segments.homes)
         self._counters.add(Metric.JOURNAL_ENTRIES, len(entries))
         if not self._segments.has_spare:
             self._make_spare()
@@ -328,7 +351,7 @@ class Journal:
     def _begin_retirement(self, wall: float) -> None:
         if self._retire_upto:
             return
-        oldest = self._segments.retirable(wall, self._engine.needed_bytes)
+        oldest = self._segments.retirable(wall, self._engine.needed_bytes, self._engine.oldest_shelved)
         if oldest is not None:
             self._retire_upto = oldest.number
             self._anew.extend(self._segments.scopes_in(oldest.number))
@@ -356,11 +379,34 @@ class Journal:
         try:
             if aside:
                 set_aside(self._files, self._directory, aside)
+            self._engine.retire(upto)
             self._segments.retire(upto)
         except OSError as error:
             log.error("old segments cannot be removed", extra={"reason": str(error)})
             return
         self._begin_retirement(time())
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def fetch(self, fetch: Fetch, done: Callable[[Window, list[tuple[float, bytes]] | None], None]) -> None:
+        """Read old messages beside the loop; `done` gets them as (when, body) on the loop's clock."""
+        paths = self._segments.paths(fetch.segment)
+        future = self._loop.run_in_executor(self._readers, look_up, self._files, paths, fetch.scope, fetch.chunks)
+
+        def on_done(read: asyncio.Future[list[tuple[float, bytes]] | None]) -> None:
+            if read.cancelled() or self._loop.is_closed():
+                return
+            # Whatever went wrong: somebody waits for the answer.
+            error = read.exception()
+            entries = None if error is not None else read.result()
+            if entries is None:
+                log.error("old messages cannot be read: they are given up", exc_info=error, extra={"room": fetch.scope})
+                done(fetch.window, None)
+            else:
+                shift = self._loop.time() - time()
+                done(fetch.window, [(wall + shift, body) for wall, body in entries])
+
+        future.add_done_callback(on_done)
 
     # -- faults ----------------------------------------------------------------------------------------------------
 
@@ -407,6 +453,7 @@ class Journal:
         # No further segment will be needed, and nobody is left to make one ready.
         self._spare_wanted = True
         self._threads.shutdown(wait=True)
+        self._readers.shutdown(wait=True, cancel_futures=True)
         ledger = self._engine.ledger
         if ledger.writing:
             ledger.entries.append(Closed(time()))

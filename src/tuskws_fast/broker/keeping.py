@@ -10,6 +10,7 @@
         "ban\\nROOM\\nUSER"       {"until": … or null}              on the monotonic clock, which a boot of the machine
         "mute\\nROOM\\nUSER"      {"until": … or null}              starts anew, but a broker's death does not
         "invite\\nROOM\\nUSER"    {}
+        "revoked\\nKIND\\nNAME"   {"before": …, "ends": … or null}        see `revoking`; Unix time
 
 One fact a key, so that one more ban in a room costs one small record. A line break separates the parts because no room
 name and no user id can hold one. What never was decided (a room that joining created) is no fact: `Restore` brings it
@@ -24,16 +25,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tuskws_fast.auth.revocation import TOKEN, USER, Revocation
 from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.ledger import Fact
 from tuskws_fast.broker.state import Core, Out, Room
 from tuskws_fast.broker.timers import Timer
-from tuskws_fast.ipc.records import Keep, Kept
+from tuskws_fast.ipc.records import Keep, Kept, Revoked
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
 from tuskws_fast.rooms.settings import DEFAULT_SETTINGS, SettingsFault, restored
 
-ROOM, BAN, MUTE, INVITE = "room", "ban", "mute", "invite"
+ROOM, BAN, MUTE, INVITE, REVOKED = "room", "ban", "mute", "invite", "revoked"
 # Far beyond what a broker ever counts to, and far enough below what a record can carry (64 bits) to count on.
 VERSION_MAX = 2**53
 
@@ -74,6 +76,17 @@ class Keeping:
     def keep_invitation(self, room: Room, user: str, out: Out) -> None:
         room.invite(user)
         self._keep(fact_key(INVITE, room.name, user), {}, out)
+
+    def keep_revocation(self, what: str, name: str, revocation: Revocation, out: Out) -> None:
+        key = fact_key(REVOKED, what, name)
+        self._revoke(key, what, name, revocation)
+        self._keep(key, {"before": revocation.before, "ends": revocation.until}, out)
+
+    def _revoke(self, key: str, what: str, name: str, revocation: Revocation) -> None:
+        core = self._core
+        core.revocations[what, name] = revocation
+        if revocation.until is not None:
+            core.timers.add(core.now + max(revocation.until - core.wall, 0.0), Timer.REVOKED, key)
 
     def _keep_sanction(self, key: str, until: float | None, out: Out) -> None:
         self._keep(key, {"until": until}, out)
@@ -129,6 +142,20 @@ class Keeping:
             self.lift(kind, room, user, out)
             self._core.retire(room)
 
+    def end_revocation(self, key: str, out: Out) -> None:
+        """The timer of a revocation: it is over unless it was renewed meanwhile."""
+        core = self._core
+        _, what, name = key.split("\n")
+        found = core.revocations.get((what, name))
+        if found is None or found.until is None:
+            return
+        if found.until > core.wall:
+            # The clock of Unix time was set back, or it was renewed.
+            core.timers.add(core.now + found.until - core.wall, Timer.REVOKED, key)
+            return
+        del core.revocations[what, name]
+        self._keep(key, None, out)
+
     # -- a restart -------------------------------------------------------------------------------------------------
 
     def restore(self, facts: Mapping[str, Any]) -> None:
@@ -150,6 +177,8 @@ class Keeping:
 
     def _closed(self, key: str) -> Any:
         kind, *parts = key.split("\n")
+        if kind == REVOKED:
+            return {"before": self._core.wall, "ends": None} if len(parts) == 2 else None
         try:
             names.room_name(parts[0])
         except (ValueError, IndexError):
@@ -176,6 +205,10 @@ class Keeping:
         value = self._apply(record)
         self._facts[record.key] = (record.version, value)
         self._version = max(self._version, record.version)
+        if record.key.startswith(REVOKED + "\n"):
+            _, what, name = record.key.split("\n")
+            told = Revoked(what, name, *self._core.revocations[what, name])
+            out += [(other, told) for other in self._core.workers if other != worker]
         if announcing:
             self._holders[record.key] = {worker}
         else:
@@ -189,6 +222,8 @@ class Keeping:
         try:
             if not 0 < record.version <= VERSION_MAX:
                 raise ValueError("no such version")
+            if kind == REVOKED and len(parts) == 2:
+                return self._apply_revocation(record.key, parts[0], parts[1], record.value)
             room_name = names.room_name(parts[0])
             if kind == ROOM and len(parts) == 1:
                 return self._apply_room(room_name, record.value)
@@ -214,6 +249,15 @@ class Keeping:
         if until is not None:
             self._core.timers.add(until, Timer.SANCTION, key)
         return {"until": until}
+
+    def _apply_revocation(self, key: str, what: str, name: str, value: Any) -> dict[str, Any]:
+        before, ends = value["before"], value["ends"]
+        if what not in (USER, TOKEN) or not name.isprintable():
+            raise ValueError("nothing that can be revoked")
+        if not isinstance(before, int | float) or not (ends is None or isinstance(ends, int | float)):
+            raise ValueError("a revocation has times")
+        self._revoke(key, what, name, Revocation(before, ends))
+        return {"before": before, "ends": ends}
 
     def _apply_room(self, name: str, value: Any) -> dict[str, Any]:
         settings, creator = restored(value["settings"]), value["creator"]

@@ -77,7 +77,7 @@ class Ledger:
     def begin(self, sequence: Sequence) -> None:
         """From the next publication on the sequence is written: it is new, or was not written so far."""
         sequence.base = sequence.history.top
-        sequence.stored = self.writing and sequence.history.keeps
+        sequence.stored = sequence.history.written = self.writing and sequence.history.keeps
         if sequence.stored:
             self.entries.append(Opened(sequence.scope, sequence.epoch, sequence.base))
 
@@ -85,7 +85,7 @@ class Ledger:
         """The journal is to forget the sequence. While it cannot be told, it is when it comes back."""
         if sequence.stored and self.writing:
             self.entries.append(Ended(sequence.scope))
-        sequence.stored = False
+        sequence.stored = sequence.history.written = False
 
     def level(self, sequence: Sequence, wanted: int) -> Level:
         """The level at which a message is published that asks for `wanted`. Raises `Refused`."""

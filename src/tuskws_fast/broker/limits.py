@@ -32,6 +32,17 @@ class EngineLimits:
     history_bytes: int = MIB
     history_bytes_total_max: int = 1024 * MIB
     page_bytes: int = 256 * KIB
+    # what a history has in memory where the journal has the rest; of that, what one answer may reach back for, how much
+    # is in memory again at once and for how long, how many wait to be read, and the commands behind one of those
+    history_memory: int = MIB
+    replay_bytes_max: int = 16 * MIB
+    fetched_bytes_max: int = 64 * MIB
+    fetched_s: float = 10.0
+    fetches_max: int = 64
+    parked_max: int = 256
+    # pages that were made for who came back, in case others do
+    replays_s: float = 10.0
+    replays_bytes_max: int = 64 * MIB
     # inboxes: what is kept until its user confirms it
     inbox_size: int = 1_000
     inbox_ttl_s: float = 7 * 86_400.0
@@ -40,6 +51,10 @@ class EngineLimits:
     inboxes_max: int = 100_000
     # Of these, how many one sender may be the first to write to.
     inboxes_per_sender_max: int = 1_000
+    # How long, and how many bytes of, what was confirmed is there for a connection that was told before it was ordered
+    # who it is, and of which the broker hears only then.
+    recent_s: float = 5.0
+    recent_bytes_max: int = 64 * KIB
     # sessions: how long one can be resumed after its connection is gone, and how many such there may be
     keep_alive_s: float = 300.0
     resumable_max: int = 100_000
@@ -63,6 +78,9 @@ class EngineLimits:
     # Users without a session whose inbox and last_seen are remembered, and for how long.
     offline_users_max: int = 100_000
     offline_ttl_s: float = 3_600.0
+    # Of users and tokens, in force at once; and how long a token can be good at most, 0 is for ever.
+    revocations_max: int = 100_000
+    token_ttl_s: float = 86_400.0
     # lists
     list_rooms_max: int = 1_000
     # How long a new broker waits for the workers to tell it what they know.

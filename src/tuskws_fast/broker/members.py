@@ -14,14 +14,16 @@ from typing import Any, NamedTuple
 
 from tuskws_fast.broker import answers
 from tuskws_fast.broker.answers import Refused
+from tuskws_fast.broker.replays import Replays
 from tuskws_fast.broker.state import Core, Out, Person, Room, Session
 from tuskws_fast.broker.timers import Timer
 from tuskws_fast.ipc.records import Evict, Gap, Gone, Join, Joined, Leave, Left, Push, Recover, Recovered, Restore
+from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
 from tuskws_fast.rooms.history import paged
 from tuskws_fast.rooms.permissions import EVERYTHING, HISTORY, JOIN, MODERATE
-from tuskws_fast.rooms.recovery import replay_since
+from tuskws_fast.rooms.recovery import Replay, replay_since
 
 # How many users' wrong passwords a room remembers; more push out the oldest.
 _TRIES_USERS_MAX = 1_000
@@ -64,6 +66,7 @@ class Members:
         self._core = core
         # A new broker does not know all rooms yet: none may be created, it could be a private one's name.
         self.announcing = False
+        self.replays = Replays(core)
 
     # -- in --------------------------------------------------------------------------------------------------------
 
@@ -177,30 +180,72 @@ class Members:
             raise Refused(ErrorCode.TOO_MANY_ROOMS)
 
     def _admit(self, session: Session, room: Room, wish: Join, may_read: bool, page_bytes: int) -> Admission:
-        core = self._core
-        replay = replay_since(room.history, room.epoch, room.base, wish.since, wish.history or 0, core.now)
-        if not may_read:
-            replay = replay._replace(recovered=None if wish.since is None else False, bodies=[])
+        core, since, bodies = self._core, wish.since, []
+        # What has to be fetched is found out here, before anything has changed.
+        if since is None and may_read:
+            bodies = self._replay(room, None, wish.history or 0).bodies
+        elif since is not None and may_read:
+            self._bring(room, since)
         first = self._enter(session, room)
+        missed = None
+        if since is not None and may_read:
+            head, following = self._heads(room, True)
+            free = answers.room_on(page_bytes, head), answers.room_on(core.limits.page_bytes, following)
+            missed = self.replays.since(room, since, *free)
+        if missed is not None:
+            cut = [[page] if page else [] for page in missed]
+        else:
+            head, following = self._heads(room, None if since is None else False)
+            free = answers.room_on(page_bytes, head), answers.room_on(core.limits.page_bytes, following)
+            cut = paged(bodies, *free)
+        body, *pages = answers.headed(head, following, cut)
+        return Admission(wish.tag, room.epoch, room.history.top, body, pages, first, room.settings.slow_consumer)
+
+    def _heads(self, room: Room, recovered: bool | None) -> tuple[bytes, bytes]:
+        """Of `room_joined`, and of the `history` pages behind it."""
         head: dict[str, Any] = {
             "type": "room_joined",
             "room": room.name,
             "member_count": len(room.members),
             "epoch": room.epoch,
             "offset": room.history.top,
-            "recovered": replay.recovered,
+            "recovered": recovered,
         }
-        if len(room.members) <= core.limits.presence_full_max:
+        if len(room.members) <= self._core.limits.presence_full_max:
             head["members"] = self.listed(room)
-        next_head = {
+        following = {
             "type": "history",
             "room": room.name,
             "epoch": room.epoch,
             "offset": room.history.top,
-            "recovered": replay.recovered,
+            "recovered": recovered,
         }
-        body, *pages = answers.pages(head, next_head, replay.bodies, core.limits.page_bytes, page_bytes)
-        return Admission(wish.tag, room.epoch, room.history.top, body, pages, first, room.settings.slow_consumer)
+        return codec.encode(head), codec.encode(following)
+
+    def _replay(self, room: Room, since: tuple[str, int] | None, newest: int) -> Replay:
+        """Raises `OnShelf`: before anything has changed."""
+        core, history = self._core, room.history
+        shelf_bytes = core.limits.replay_bytes_max
+        replay = replay_since(history, room.epoch, room.base, since, newest, core.now, shelf_bytes)
+        if replay.recovered is False and since is not None and history.shelved_from(since[1] + 1) > shelf_bytes:
+            core.counters["replay_bytes_max"] += 1
+        return replay
+
+    def check_reach(self, name: str, position: object) -> None:
+        """Raises `OnShelf` if `rejoin` would, which comes too late for it."""
+        room = self._core.room(name)
+        match position:
+            case [str(epoch), int(offset)] if room is not None:
+                self._bring(room, (epoch, offset))
+
+    def _bring(self, room: Room, since: tuple[str, int]) -> None:
+        """Raises `OnShelf` if what came after `since` could be given, and not at once."""
+        history, after = room.history, since[1]
+        if history.shelf is None or since[0] != room.epoch or after < room.base:
+            return
+        history.trim(self._core.now)
+        if history.kept_from - 1 <= after and history.shelved_from(after + 1) <= self._core.limits.replay_bytes_max:
+            history.bring(after + 1)
 
     def _told(self, session: Session, room: Room, joined: Admission, out: Out) -> None:
         tag, epoch, offset, body, pages, first, slow = joined
@@ -364,8 +409,7 @@ class Members:
         if room is None:
             out.append((worker, Gone(name, answers.room_deleted(name))))
             return
-        since = (record.epoch, record.offset)
-        replay = replay_since(room.history, room.epoch, room.base, since, 0, self._core.now)
+        replay = self._replay(room, (record.epoch, record.offset), 0)
         if not replay.recovered:
             # Where the epoch is another one, nothing that the worker saw is part of this one.
             same = record.epoch == room.epoch and 0 <= record.offset < room.history.top

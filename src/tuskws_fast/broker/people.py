@@ -11,6 +11,7 @@ share a room (or the sender has the right `presence`): an offset, and nothing el
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -39,6 +40,8 @@ from tuskws_fast.rooms.permissions import PRESENCE
 from tuskws_fast.rooms.presence import OFFLINE, STATUSES
 from tuskws_fast.storage.entries import Confirmed, Published
 
+# The loops' clocks stand still during a turn: what is handled late in one is dated back to its beginning.
+_TOLD_SLACK_S = 0.005
 _MODES = frozenset(int(mode) for mode in PresenceMode)
 
 
@@ -72,6 +75,7 @@ class People:
             raise Refused(ErrorCode.BAD_MESSAGE, "The connection is gone, or another user's until its Detach")
         person = core.known_person(record.user)
         person.username = record.username
+        is_new = session is None
         if session is None:
             session = Session(record.conn, worker_of(record.conn), person, record.status)
             session.inbox_at = record.inbox
@@ -87,6 +91,8 @@ class People:
             person.view.pushed = person.view.status
         else:
             self._refresh(person)
+        if is_new:
+            self._deliver_recent(session, record.told_at, out)
         self._deliver_waiting(session, out)
 
     def _set_mode(self, session: Session, mode: int) -> None:
@@ -305,6 +311,33 @@ class People:
             out.append((session.worker, Deliver([session.conn], body, offset)))
         session.inbox_at = inbox.delivered = history.top
 
+    def _deliver_recent(self, session: Session, told_at: float, out: Out) -> None:
+        """What another connection of the user has confirmed already, and this one was not sent, though it had been told
+        by then whose it is: its `Attach` was still on the way."""
+        inbox: Inbox | None = session.person.inbox
+        if inbox is None or inbox.recent is None:
+            return
+        for offset, at, body in inbox.recent:
+            if at >= told_at - _TOLD_SLACK_S and offset > session.inbox_at:
+                out.append((session.worker, Deliver([session.conn], body, offset)))
+                session.inbox_at = offset
+
+    def _keep_recent(self, person: Person, inbox: Inbox, confirmed: list[tuple[int, float, bytes]]) -> None:
+        core, limits = self._core, self._core.limits
+        if inbox.recent is None:
+            inbox.recent = deque()
+            core.timers.add(core.now + limits.recent_s, Timer.RECENT, person.id)
+        recent = inbox.recent
+        recent.extend(confirmed)
+        held = sum(len(body) for _, _, body in recent)
+        while recent and (held > limits.recent_bytes_max or recent[0][1] <= core.now - limits.recent_s):
+            held -= len(recent.popleft()[2])
+
+    def forget_recent(self, user: str) -> None:
+        person = self._core.person(user)
+        if person is not None and person.inbox is not None:
+            person.inbox.recent = None
+
     def confirm(self, session: Session, record: Confirm) -> None:
         """The user has everything up to an offset: it is not kept any more. Silent, also where it says nothing new."""
         inbox, offset = session.person.inbox, record.offset
@@ -313,6 +346,6 @@ class People:
         offset = min(offset, inbox.history.top)
         if offset > inbox.confirmed:
             inbox.confirmed = offset
-            inbox.history.confirm(offset)
+            self._keep_recent(session.person, inbox, inbox.history.confirm(offset))
             if inbox.stored and self._core.ledger.writing:
                 self._core.ledger.entries.append(Confirmed(inbox.scope, offset))

@@ -18,11 +18,16 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from tuskws_fast import logs
+from tuskws_fast.auth.tickets import Tickets
+from tuskws_fast.auth.tokens import TokenError
+from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.engine import Engine
 from tuskws_fast.broker.inbox import Inbox
 from tuskws_fast.broker.journal import Journal, Place
@@ -34,6 +39,7 @@ from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.records import DownRecord
 from tuskws_fast.ipc.segment import Segment
 from tuskws_fast.metrics import LIMIT_COLUMN, Metric
+from tuskws_fast.rooms.shelf import Window
 from tuskws_fast.storage.directory import boot_id
 from tuskws_fast.storage.files import Files
 from tuskws_fast.storage.segments import JournalLimits
@@ -78,6 +84,8 @@ def engine_limits(config: Config) -> EngineLimits:
         history_size=rooms.history_size,
         history_ttl_s=rooms.history_ttl,
         history_bytes=rooms.history_bytes,
+        history_memory=rooms.history_memory,
+        replay_bytes_max=rooms.history_replay,
         max_room_members=limits.max_room_members,
         max_rooms_per_user=limits.max_rooms_per_user,
         inbox_size=rooms.inbox_size,
@@ -86,6 +94,7 @@ def engine_limits(config: Config) -> EngineLimits:
         presence_full_max=rooms.presence_full_max,
         grace_s=config.timeouts.leave_grace,
         keep_alive_s=config.timeouts.keep_alive_timeout,
+        token_ttl_s=0.0 if config.security.allow_no_exp else config.security.max_token_ttl,
         dedupe_window_s=rooms.dedupe_window,
         dedupe_ids_max=rooms.dedupe_ids_max,
         dedupe_bytes_max=rooms.dedupe_bytes_max,
@@ -98,7 +107,9 @@ def journal_place(context: ChildContext, config: Config) -> Place:
     limits = JournalLimits(max(size // SEGMENTS, SEGMENT_BYTES_MIN), size, server.journal_age)
     run = hashlib.blake2b(context.memory.secret, digest_size=16, person=b"journal-run").digest()
     rooms = config.rooms
-    return Place(Path(server.data_dir), limits, boot_id(), run, rooms.dedupe_window, rooms.dedupe_ids_max)
+    return Place(
+        Path(server.data_dir), limits, boot_id(), run, rooms.dedupe_window, rooms.dedupe_ids_max, rooms.history_memory
+    )
 
 
 class Broker:
@@ -119,6 +130,7 @@ class Broker:
             self._journal = Journal(
                 journal_place(context, config), Files(), self._engine, context.counters, loop, self._tell
             )
+        self._tickets = Tickets(context.memory.ticket_key, context.memory.secret)
         self._outbox = Outbox(self._engine.position, self._give_up)
         self._inbox = Inbox(self._engine, self._outbox)
         self._held: dict[int, tuple[Segment, int]] = {}
@@ -152,8 +164,27 @@ class Broker:
             if level is not None:
                 logs.set_level(level)
             self._context.send("reloaded", problem="")
+        elif message.op == "revoke":
+            self._revoke(int(message.fields["asked"]), message.fields["args"])
         elif message.op in ("drain", "stop") and not self._done.done():
             self._done.set_result(None)
+
+    def _revoke(self, asked: int, args: Mapping[str, Any]) -> None:
+        """What an operator takes back. A session is named by its ticket."""
+        try:
+            if args.get("session") is not None:
+                args = {**args, "session": self._tickets.session_of(str(args["session"]))}
+            decided, ended = self._engine.revoke(args, self._loop.time(), time.time())
+        except TokenError as error:
+            self._context.send("revoked", asked=asked, problem=error.text)
+            return
+        except Refused as refused:
+            self._context.send("revoked", asked=asked, problem=refused.text or refused.code.text)
+            return
+        self._release(decided)
+        self._outbox.flush()
+        self._arm()
+        self._context.send("revoked", asked=asked, problem="", sessions=ended)
 
     # -- links -------------------------------------------------------------------------------------------------------
 
@@ -202,6 +233,13 @@ class Broker:
             return
         self._journal.commit()
         self._outbox.send(decided)
+        for fetch in self._engine.take_fetches():
+            self._journal.fetch(fetch, self._fetched)
+
+    def _fetched(self, window: Window, entries: list[tuple[float, bytes]] | None) -> None:
+        self._release(self._engine.fetched(window, entries, self._loop.time(), time.time()))
+        self._outbox.flush()
+        self._arm()
 
     def _tell(self, answers: list[tuple[int, DownRecord]]) -> None:
         self._outbox.send(answers)
@@ -278,6 +316,11 @@ class Broker:
         grown[Metric.PUBLICATIONS] = events["publications"]
         grown[Metric.PRIVATE_MESSAGES] = events["private_messages"]
         grown[Metric.DUPLICATES] = events["duplicates"]
+        grown[Metric.REPLAYS_MADE] = events["replays_made"]
+        grown[Metric.REPLAYS_SHARED] = events["replays_shared"]
+        grown[Metric.HISTORY_FETCHES] = events["fetches"]
+        grown[Metric.HISTORY_FETCHES_FAILED] = events["fetches_failed"]
+        grown[Metric.HISTORY_FORGONE] = events["history_forgone"]
         grown[Metric.SESSIONS_RESUMED] = events["resumed"]
         grown[Metric.RING_DROPPED] = self._outbox.drops
         grown[Metric.RING_FULL] = self._outbox.full

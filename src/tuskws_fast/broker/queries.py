@@ -19,7 +19,7 @@ from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
 from tuskws_fast.rooms.permissions import HISTORY, PRESENCE
 from tuskws_fast.rooms.presence import OFFLINE
-from tuskws_fast.rooms.recovery import Replay, replay_since
+from tuskws_fast.rooms.recovery import page_since, replay_since
 
 
 class Queries:
@@ -39,12 +39,13 @@ class Queries:
         since, limit = checked_since(args.get("since")), args.get("limit")
         if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
             raise Refused(ErrorCode.BAD_MESSAGE, "`limit` must be an integer, not below 0")
-        newest = len(room.history) if limit is None else limit
-        replay = replay_since(room.history, room.epoch, room.base, since, newest, self._core.now)
-        offset = room.history.top
-        if since is not None and limit is not None and len(replay.bodies) > limit:
-            offset = since[1] + limit
-            replay = Replay(replay.recovered, replay.bodies[:limit])
+        history, core = room.history, self._core
+        shelf_bytes = core.limits.replay_bytes_max
+        if since is None:
+            newest, offset = len(history) if limit is None else limit, history.top
+            replay = replay_since(history, room.epoch, room.base, None, newest, core.now, shelf_bytes)
+        else:
+            replay, offset = page_since(history, room.epoch, room.base, since, limit, core.now, shelf_bytes)
         head: dict[str, Any] = {
             "type": "history",
             "room": room.name,

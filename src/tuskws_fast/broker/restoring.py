@@ -11,7 +11,8 @@ something is (it may be out of date). So every room is private, until somebody w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from tuskws_fast.broker.keeping import Keeping
@@ -19,6 +20,7 @@ from tuskws_fast.broker.ledger import ORIGINS_S, Sequence
 from tuskws_fast.broker.state import Core, Inbox, Person, Room
 from tuskws_fast.broker.timers import Timer
 from tuskws_fast.rooms import names
+from tuskws_fast.rooms.shelf import Shelf
 from tuskws_fast.storage.entries import Ended, Entry, Published, Remembered, Snapshot, SnapshotEnd
 from tuskws_fast.storage.recovery import Recovered, ScopeState
 
@@ -39,7 +41,7 @@ def restore(core: Core, keeping: Keeping, recovered: Recovered, facts: Mapping[s
         sequences.append((sequence, state))
         sequence.base = state.base
         sequence.history.top = state.top
-        sequence.stored = not state.renew
+        sequence.stored = sequence.history.written = not state.renew
         if state.renew:
             core.renew(sequence)
     keeping.restore(facts)
@@ -69,6 +71,8 @@ def _restored(core: Core, scope: str, state: ScopeState) -> Room | Inbox:
 
 def _fill(core: Core, sequence: Room | Inbox, state: ScopeState) -> None:
     if sequence.history.keeps:
+        if state.shelf is not None and sequence.history.reaches:
+            sequence.history.shelve(_shifted(core, state.shelf))
         sequence.history.fill([(_monotonic(core, wall), body) for wall, body in state.kept], core.now)
     if isinstance(sequence, Room):
         core.arm_room_sweep(sequence)
@@ -80,6 +84,13 @@ def _fill(core: Core, sequence: Room | Inbox, state: ScopeState) -> None:
         person = _owner(core, sequence)
         core.arm_inbox_sweep(person, sequence)
         core.stay_offline(person)
+
+
+def _shifted(core: Core, shelf: Shelf) -> Shelf:
+    """With times of the engine's clock."""
+    for chunk in shelf.chunks:
+        chunk.newest_at = _monotonic(core, chunk.newest_at)
+    return shelf
 
 
 def _owner(core: Core, inbox: Inbox) -> Person:
@@ -100,20 +111,28 @@ def _sequence(core: Core, scope: str) -> Sequence | None:
     return person.inbox if person is not None else None
 
 
-def snapshot(core: Core, scope: str) -> list[Entry]:
-    """Everything the journal has to know of the scope, as entries in one piece; its end, where it is not to be kept."""
+def snapshot(core: Core, scope: str, shelved: Collection[tuple[float, bytes]] = ()) -> list[Entry]:
+    """Everything the journal has to know of the scope, as entries in one piece; its end, where it is not to be kept.
+
+    `shelved`, (wall, body) of all that is on its shelf, is written again too; without it, that stays where it is."""
     sequence = _sequence(core, scope)
     if sequence is None or not sequence.history.keeps:
         return [Ended(scope)]
-    sequence.stored = True
+    sequence.stored = sequence.history.written = True
     kept = sequence.history.entries(core.now)
     first = sequence.history.top - len(kept) + 1
+    if sequence.history.shelf is not None:
+        first -= len(shelved)
+        sequence.history.shelf.mark(first, core.stacks.segment)
     ids = core.dedupe.of_scope(scope)
     confirmed = sequence.confirmed if isinstance(sequence, Inbox) else 0
-    entries: list[Entry] = [Snapshot(scope, sequence.epoch, sequence.base, first, confirmed, len(kept), len(ids))]
+    entries: list[Entry] = [
+        Snapshot(scope, sequence.epoch, sequence.base, first, confirmed, len(shelved) + len(kept), len(ids))
+    ]
     since = core.wall - core.now
-    for offset, (at, body) in enumerate(kept, start=first):
-        entries.append(Published(scope, sequence.epoch, offset, since + at, 0, 0, "", "", 0, -1, body))
+    timed = chain(shelved, ((since + at, body) for at, body in kept))
+    for offset, (wall, body) in enumerate(timed, start=first):
+        entries.append(Published(scope, sequence.epoch, offset, wall, 0, 0, "", "", 0, -1, body))
     for user, key, result in ids:
         entries.append(
             Remembered(scope, user, key, result.digest, result.offset, float(since + result.at), result.delivered)

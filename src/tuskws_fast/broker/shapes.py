@@ -18,7 +18,18 @@ _MAYBE = type(None)
 _CONN_MAX, _TAG_MAX = 2**64 - 1, 2**32 - 1
 
 _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
-    records.Attach: (_NUMBER, _TEXT, _TEXT, (list,), _NUMBER, _TEXT, _NUMBER, (list, _MAYBE), _NUMBER),
+    records.Attach: (
+        _NUMBER,
+        _TEXT,
+        _TEXT,
+        (list,),
+        _NUMBER,
+        _TEXT,
+        _NUMBER,
+        (list, _MAYBE),
+        _NUMBER,
+        (int, float),
+    ),
     records.Resume: (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, (list, _MAYBE), (dict,)),
     records.Detach: (_NUMBER, _TRUTH),
     records.Join: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (str, _MAYBE), (tuple, _MAYBE), (int, _MAYBE)),

@@ -14,12 +14,13 @@ and `Person.rooms` are the same membership seen from the other side, kept equal 
 from __future__ import annotations
 
 import zlib
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, cast
 
+from tuskws_fast.auth.revocation import Revocation
 from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.ledger import Ledger, Sequence
 from tuskws_fast.broker.limits import EngineLimits
@@ -33,6 +34,7 @@ from tuskws_fast.rooms.membership import Membership
 from tuskws_fast.rooms.permissions import HISTORY, JOIN, MODERATE, PRESENCE, PUBLISH
 from tuskws_fast.rooms.presence import View
 from tuskws_fast.rooms.settings import DEFAULT_SETTINGS, RoomSettings, SettingBounds
+from tuskws_fast.rooms.shelf import Stacks
 
 # What the engine returns: (worker slot, record), in the order in which each worker must see its own.
 Out = list[tuple[int, DownRecord]]
@@ -148,10 +150,11 @@ def _runs(until: float | None, now: float) -> bool:
 class Inbox:
     """A user's private messages: a sequence like a room's, of which every entry is kept until the user has it.
 
-    `confirmed`: up to here a client of theirs said so. `delivered`: up to here some connection was sent them.
+    `confirmed`: up to here a client of theirs said so. `delivered`: up to here some connection was sent them. `recent`:
+    what was confirmed a moment ago, as (offset, when it was published, body); None most of the time.
     """
 
-    __slots__ = ("base", "confirmed", "delivered", "epoch", "history", "scope", "stored", "sweep_at")
+    __slots__ = ("base", "confirmed", "delivered", "epoch", "history", "recent", "scope", "stored", "sweep_at")
 
     def __init__(self, user: str, epoch: str, history: History) -> None:
         self.scope = inbox_scope(user)
@@ -161,6 +164,7 @@ class Inbox:
         self.history = history
         self.confirmed = 0
         self.delivered = 0
+        self.recent: deque[tuple[int, float, bytes]] | None = None
         self.sweep_at: float | None = None
 
 
@@ -264,6 +268,9 @@ class Core:
         self.watchers: dict[int, int] = {}
         self.timers = Timers()
         self.tally = Tally(limits.history_bytes_total_max)
+        # What is revoked, and of which tokens: (`auth.revocation`'s kind, name) → since when and until when.
+        self.revocations: dict[tuple[str, str], Revocation] = {}
+        self.stacks: Stacks[History] = Stacks(limits.history_memory)
         self.dedupe = Dedupe(limits.dedupe_window_s, limits.dedupe_ids_max, limits.dedupe_bytes_max)
         self.dedupe_armed = False
         # People without a session, longest away first: user → when to forget them.
@@ -291,7 +298,7 @@ class Core:
         return room
 
     def add_room(self, name: str, epoch: str) -> Room:
-        room = Room(name, epoch, self._history())
+        room = Room(name, epoch, self._history(name))
         self.shard_of(name).public[name] = room
         self.room_count += 1
         return room
@@ -306,7 +313,7 @@ class Core:
         room hears of it. Nothing is missing: the gap is empty."""
         room.previous = room.epoch
         self.renew(room)
-        room.stored = False
+        room.stored = room.history.written = False
         for worker in room.members.workers:
             out.append((worker, Gap(room.name, room.epoch, room.base + 1, room.base)))
 
@@ -425,9 +432,10 @@ class Core:
 
     # -- histories -------------------------------------------------------------------------------------------------
 
-    def _history(self) -> History:
+    def _history(self, name: str) -> History:
         limits = self.limits
-        return History(self.tally, limits.history_size, limits.history_ttl_s, limits.history_bytes)
+        stacks = self.stacks if self.ledger.durable else None
+        return History(self.tally, limits.history_size, limits.history_ttl_s, limits.history_bytes, stacks, name)
 
     def arm_room_sweep(self, room: Room) -> None:
         """Make sure that what the room's history holds will be dropped when it is too old."""

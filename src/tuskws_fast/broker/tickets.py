@@ -18,7 +18,7 @@ said until then is ordered before, and its user's connections are never counted 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from tuskws_fast.broker import answers
@@ -30,6 +30,7 @@ from tuskws_fast.broker.timers import Timer
 from tuskws_fast.ipc.records import Attach, Claims, Reply, Resume, Resumed, Supersede
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.permissions import Grants
+from tuskws_fast.rooms.shelf import OnShelf
 
 _ANNOUNCING_RETRY_S = 0.5
 # What a room's body in `resumed` has at least room for, whatever those before it took: its head.
@@ -42,7 +43,7 @@ def check_identity(roles: Sequence[object], claims: object) -> None:
         match claims:
             case None:
                 return
-            case [None | int() | float(), int(), [*patterns]]:
+            case [None | int() | float(), int(), [*patterns], None | str(), None | int() | float()]:
                 if all(isinstance(each, list) and [type(part) for part in each] == [str, int] for each in patterns):
                     return
     raise Refused(ErrorCode.BAD_MESSAGE, "Not what a token says")
@@ -70,6 +71,10 @@ class Ended(NamedTuple):
     until: float
 
 
+def _never(worker: int, record: Resume, wish: OnShelf) -> None:
+    raise wish
+
+
 class Tickets:
     def __init__(self, core: Core, members: Members, people: People) -> None:
         self._core = core
@@ -81,6 +86,8 @@ class Tickets:
         self._moved: dict[int, int] = {}
         # Resumptions that wait for a worker to let go: the old connection → who asked.
         self._waiting: dict[int, tuple[int, Resume]] = {}
+        # Has a resumption that needs old messages run again when they are there.
+        self.on_shelf: Callable[[int, Resume, OnShelf], None] = _never
 
     def __len__(self) -> int:
         return len(self._ended)
@@ -122,6 +129,11 @@ class Tickets:
         if not self._armed:
             self._armed = True
             self._core.timers.add(until, Timer.RESUMABLE)
+
+    def revoke(self, is_meant: Callable[[str, Claims | None, int], bool]) -> None:
+        """Of these sessions nobody may go on with one: asked with the user, the claims and the ticket of each."""
+        for ticket in [t for t, each in self._ended.items() if is_meant(each.user, each.claims, t)]:
+            del self._ended[ticket]
 
     def forget(self) -> None:
         """Sessions that nobody resumed in time."""
@@ -167,7 +179,10 @@ class Tickets:
 
     def _try(self, worker: int, record: Resume, out: Out) -> None:
         try:
-            self._carry_out(worker, record, out)
+            try:
+                self._carry_out(worker, record, out)
+            except OnShelf as wish:
+                self.on_shelf(worker, record, wish)
         except Refused as refused:
             out.append((worker, Reply(record.via, record.tag, False, answers.error(refused))))
 
@@ -194,9 +209,14 @@ class Tickets:
         if claims is not None and claims[0] is not None and core.wall >= claims[0]:
             self._ended.pop(ticket, None)
             raise Refused(ErrorCode.TOKEN_EXPIRED)
+        for name, position in record.rooms.items():
+            if name in ended.rooms:
+                self._members.check_reach(name, position)
         later: Out = []
         self._people.attach(
-            Attach(record.conn, ended.user, username, list(roles), record.mode, ended.status, 0, claims, ticket),
+            Attach(
+                record.conn, ended.user, username, list(roles), record.mode, ended.status, 0, claims, ticket, core.now
+            ),
             False,
             later,
         )

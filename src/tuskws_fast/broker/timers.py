@@ -23,6 +23,10 @@ class Timer(IntEnum):
     RESUMABLE = 11  # key: ""         forget sessions that nobody resumed
     TAKEOVER = 12  # key: ""          stop waiting for workers to let go of sessions that are resumed elsewhere
     RECEIPT = 13  # key: publication   tell how many have confirmed it
+    WINDOW = 14  # key: ""            old messages that were fetched leave memory again
+    RECENT = 15  # key: user          forget what was confirmed a moment ago
+    REVOKED = 16  # key: fact         no token is left that a revocation concerns
+    REPLAYS = 17  # key: ""           forget pages that were made for who came back
     ORIGINS = 10  # key: ""           forget which commands the broker before this one carried out
 
 

@@ -88,6 +88,7 @@ class DownType(IntEnum):
     WATCH = 49
     TELL = 50
     UNWATCH = 51
+    REVOKED = 52
 
 
 class Level(IntEnum):
@@ -107,7 +108,7 @@ class PresenceMode(IntEnum):
     ALL = 2
 
 
-# What a token said: [until when (Unix time, or None), rights everywhere, [[room pattern, rights]…]].
+# What a token said: [until when (Unix time, or None), rights everywhere, [[room pattern, rights]…], `jti`, `iat`].
 Claims = list[Any]
 
 # -- up: worker → broker -----------------------------------------------------------------------------------------
@@ -120,7 +121,8 @@ class Attach(NamedTuple):
     then `inbox` is the offset up to which the connection was sent its user's private messages.
 
     `claims`: None for a guest, else what a token said. `ticket`: the session, under the number of its first
-    connection; 0 = it has had no other.
+    connection; 0 = it has had no other. `told_at`: when the client was told that it is this user, on the monotonic
+    clock that all processes share: what is ordered for the user from then on is for this connection.
     """
 
     conn: int
@@ -132,6 +134,7 @@ class Attach(NamedTuple):
     inbox: int = 0
     claims: Claims | None = None
     ticket: int = 0
+    told_at: float = 0.0
 
 
 class Detach(NamedTuple):
@@ -343,6 +346,16 @@ class Supersede(NamedTuple):
     conn: int
 
 
+class Revoked(NamedTuple):
+    """Of `what` (see `auth.revocation`) the one called `name` is not good any more: refuse it, and close what is
+    connected by it. Also told a worker that comes up, as long as it holds."""
+
+    what: str
+    name: str
+    before: float
+    until: float | None
+
+
 class SlowConsumer(NamedTuple):
     """The policy of `room` for slow readers is `slow` from here on: "disconnect", "drop" or "conflate"."""
 
@@ -509,6 +522,7 @@ DownRecord = (
     | AllPush
     | Resumed
     | Supersede
+    | Revoked
     | SlowConsumer
     | Watch
     | Unwatch
@@ -554,6 +568,7 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     DownType.ALL: (AllPush, (1,)),
     DownType.RESUMED: (Resumed, ()),
     DownType.SUPERSEDE: (Supersede, ()),
+    DownType.REVOKED: (Revoked, ()),
     DownType.SLOW_CONSUMER: (SlowConsumer, ()),
     DownType.WATCH: (Watch, ()),
     DownType.TELL: (Tell, (1,)),

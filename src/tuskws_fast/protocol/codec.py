@@ -6,7 +6,7 @@ position (`close_body`), and a worker gives a reply its correlation id (`with_id
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -61,6 +61,6 @@ def close_body(prefix: bytes, timestamp: float, epoch: str, offset: int) -> byte
     return b'%b,"timestamp":%b,"epoch":"%b","offset":%d}' % (prefix, _seconds(timestamp), epoch.encode(), offset)
 
 
-def with_messages(head: bytes, messages: list[bytes]) -> bytes:
+def with_messages(head: bytes, messages: Iterable[bytes]) -> bytes:
     """The encoded object `head` with `"messages": […]` appended; the entries are encoded pushes already."""
     return b'%b,"messages":[%b]}' % (head[:-1], b",".join(messages))

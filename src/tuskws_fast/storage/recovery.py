@@ -17,12 +17,14 @@ Damage never raises: it becomes `renew`, a line in `damage`, and bad files set a
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tuskws_fast.rooms.dedupe import digest_of
+from tuskws_fast.rooms.shelf import Shelf
 from tuskws_fast.storage.entries import (
     Closed,
     Confirmed,
@@ -43,18 +45,63 @@ DAMAGED = "damaged"
 
 @dataclass(slots=True)
 class ScopeState:
-    """`kept` is (wall, body) of the publications `top - len(kept) + 1` … `top`. `renew`: the epoch must change."""
+    """`kept` is (wall, body) of the publications `top - len(kept) + 1` … `top`, `shelf` what came before these and is
+    too much for memory. `marks` as in `Shelf`. `renew`: the epoch must change."""
 
     epoch: str
     base: int
     top: int
     confirmed: int = 0
     kept: deque[tuple[float, bytes]] = field(default_factory=deque)
+    kept_bytes: int = 0
+    shelf: Shelf | None = None
+    marks: deque[tuple[int, int]] = field(default_factory=deque)
     home: int = 0
     last_number: int = 0
     renew: bool = False
     # The part before a hole, until it is known whether that part or the newer one is to be believed.
     older: tuple[int, deque[tuple[float, bytes]]] | None = None
+
+    def keep(self, offset: int, wall: float, body: bytes, segment: int, memory_max: float) -> None:
+        """The next publication, found in `segment`."""
+        self.top = offset
+        self.kept.append((wall, body))
+        self.kept_bytes += len(body)
+        if not self.marks or self.marks[-1][1] != segment:
+            self.marks.append((offset, segment))
+        while self.kept_bytes > memory_max and len(self.kept) > 1:
+            self._shelve()
+
+    def _shelve(self) -> None:
+        offset = self.top - len(self.kept) + 1
+        wall, body = self.kept.popleft()
+        self.kept_bytes -= len(body)
+        if self.shelf is None:
+            self.shelf = Shelf(offset, 0)
+            # All of it is here: the deque goes on to grow with the state.
+            self.shelf.marks = self.marks
+        self.shelf.put(offset, wall, body)
+
+    def forget_kept(self) -> None:
+        self.kept = deque()
+        self.kept_bytes = 0
+        self.shelf = None
+        self.marks = deque()
+
+    def follow(self, before: ScopeState, first: int) -> None:
+        """This is a snapshot whose first publication is `first`, and replaces what was known `before`; but what is
+        older may be on the shelf still."""
+        if self.shelf is not None or first > before.top + 1:
+            return
+        while before.top - len(before.kept) + 1 < first:
+            before._shelve()
+        shelf = before.shelf
+        if shelf is None or shelf.last != first - 1:
+            return
+        self.shelf = shelf
+        marks = deque(mark for mark in before.marks if mark[0] < first)
+        marks.extend(self.marks)
+        self.marks = shelf.marks = marks
 
 
 @dataclass(slots=True)
@@ -84,7 +131,7 @@ class Recovered:
 class Replay:
     """Entries in, in order; what follows from them out. `remember_after`: keys from before that time are over."""
 
-    def __init__(self, run: bytes, remember_after: float, ids_max: int) -> None:
+    def __init__(self, run: bytes, remember_after: float, ids_max: int, memory_max: float = math.inf) -> None:
         self.scopes: dict[str, ScopeState] = {}
         self.origins: dict[tuple[int, int], Published] = {}
         self.damage: list[str] = []
@@ -97,6 +144,7 @@ class Replay:
         self._run = run
         self._remember_after = remember_after
         # The last of a scope's publications with a key, and what a snapshot says of older ones.
+        self._memory_max = memory_max
         self._ids: defaultdict[str, deque[tuple[int, Published | Remembered]]] = defaultdict(
             lambda: deque(maxlen=ids_max)
         )
@@ -123,7 +171,9 @@ class Replay:
         for state in self.scopes.values():
             state.renew = True
             if state.older is not None:
-                state.top, state.kept = state.older
+                top, kept = state.older
+                state.forget_kept()
+                state.top, state.kept, state.kept_bytes = top, kept, sum(len(body) for _, body in kept)
                 state.older = None
 
     def end(self) -> None:
@@ -178,8 +228,9 @@ class Replay:
             state.last_number = number
             if entry.key and entry.wall > self._remember_after:
                 self._ids[entry.scope].append((number, entry))
-        state.top = entry.offset
-        state.kept.append((entry.wall, entry.body))
+        # What is not confirmed yet has to be in memory, whatever it is.
+        memory_max = self._memory_max if entry.scope[:1] != "\n" else math.inf
+        state.keep(entry.offset, entry.wall, entry.body, segment, memory_max)
 
     def _continued(self, entry: Published, segment: int) -> ScopeState:
         """The scope's state, in which `entry` is the next publication."""
@@ -201,7 +252,7 @@ class Replay:
         state.renew = True
         if state.older is None:
             state.older = (state.top, state.kept)
-        state.kept = deque()
+        state.forget_kept()
         state.top = top
 
     def _end_snapshot(self, number: int, scope: str) -> None:
@@ -209,10 +260,13 @@ class Replay:
         if begun is None:
             return  # its beginning is missing: what was known before stands, as something not proven
         head, state, ids = begun
-        if len(state.kept) != head.kept or len(ids) > head.ids:
+        if state.top - head.first + 1 != head.kept or len(ids) > head.ids:
             self.damage.append("a snapshot is incomplete")
             return
         state.last_number = number
+        before = self.scopes.get(scope)
+        if before is not None and before.older is None:
+            state.follow(before, head.first)
         self.scopes[scope] = state
         self._beginless.pop(scope, None)
         self._ids[scope].clear()
@@ -237,12 +291,14 @@ def recover(
     run: bytes,
     remember_after: float,
     ids_max: int = 10_000,
+    memory_max: float = math.inf,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Recovered:
     """What the journal in `directory` proves. Raises `OSError` only where the directory itself cannot be read.
 
     `boot` and `run` are those of now. `remember_after` and `ids_max`: how long and how many idempotency keys a scope
-    keeps, as in `rooms.dedupe`. `progress(done, of)` is called before each segment.
+    keeps, as in `rooms.dedupe`. `memory_max`: bytes of a scope that are given, of the rest is said where it is.
+    `progress(done, of)` is called before each segment.
     """
     found = Recovered()
     names = files.names(directory)
@@ -251,7 +307,7 @@ def recover(
             files.unlink(directory / name)
     numbered = sorted((number, name) for name in names if (number := segment_number(name)) is not None)
     mark = unpack_mark(_read(files, directory / MARK)) if MARK in names else 0
-    replay = Replay(run, remember_after, ids_max)
+    replay = Replay(run, remember_after, ids_max, memory_max)
     expected, last_boot = 0, b""
     for done, (number, name) in enumerate(numbered):
         progress(done, len(numbered))

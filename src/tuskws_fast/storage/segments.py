@@ -280,16 +280,23 @@ class Segments:
         if self._at > HEADER_BYTES and wall - self._began > self._limits.age_max_s:
             self._change(wall, 0)
 
-    def retirable(self, wall: float, needed_bytes: int) -> Sealed | None:
+    def paths(self, first: int) -> list[Path]:
+        """The segments from number `first` on, to be read."""
+        sealed = [each.path for each in self.sealed if each.number >= first]
+        return [*sealed, self._directory / segment_name(self.current)]
+
+    def retirable(self, wall: float, needed_bytes: int, held_from: int | None = None) -> Sealed | None:
         """The oldest segment, where it is too old or all are too many. `needed_bytes` is what a snapshot of everything
-        would take: less than twice that would only be copied round in circles."""
+        would take: less than twice that would only be copied round in circles. `held_from`: the first segment that has
+        something which is nowhere else; age is no reason to let go of that."""
         if not self.sealed:
             return None
         oldest = self.sealed[0]
         limit = max(self._limits.bytes_max, 2 * needed_bytes + 2 * self._limits.segment_bytes)
-        if self.bytes_used + self._limits.segment_bytes > limit or wall - oldest.since > self._limits.age_max_s:
+        if self.bytes_used + self._limits.segment_bytes > limit:
             return oldest
-        return None
+        is_held = held_from is not None and held_from <= oldest.number
+        return oldest if wall - oldest.since > self._limits.age_max_s and not is_held else None
 
     def scopes_in(self, upto: int) -> list[str]:
         """The scopes that need a segment up to this one: to be written again before it can go."""

@@ -9,6 +9,7 @@ new memory, doorbells or a listener. Packets are tiny and rare; both ends are no
     adopt {slot} + [listener]      release {slot}               poisoned {worker, reason}
     reload {options, certificates}                              reloaded {problem}
     drain {reason, lead_s, window_s, deadline_s}   stop         drained
+    revoke {asked, args}                                        revoked {asked, problem, sessions}
 
 The receiver owns the descriptors of a message and closes them.
 """

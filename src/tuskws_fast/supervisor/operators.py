@@ -3,10 +3,11 @@
     stats     one document                                                  (supervisor.stats)
     reload    what changed, once every process has taken it                 (supervisor.reloading)
     restart   a line for each step of a rolling restart, to its end         (supervisor.rollout)
+    revoke {"user": …}                  how many sessions ended             (supervisor.revoking)
 
-A command is a word and a newline; the end of the answer is the end of the connection. The supervisor never waits for
-an operator: what does not fit into the socket's buffer ends the connection, and so does a command that takes too long
-to come. Who has hung up stops nothing.
+A command is a word, for some a JSON object behind it, and a newline; the end of the answer is the end of the
+connection. The supervisor never waits for an operator: what does not fit into the socket's buffer ends the connection,
+and so does a command that takes too long to come. Who has hung up stops nothing.
 
 The socket lies in a directory of mode 0700 that must be our own: in /tmp anybody could have made it first.
 """
@@ -32,7 +33,7 @@ ANSWER_TIMEOUT_S = 2.0
 # Operators are few; more than that at once is a script gone wild, and the oldest of them is sent away.
 OPERATORS_MAX = 16
 COMMAND_TIMEOUT_S = 2.0
-COMMAND_BYTES_MAX = 64
+COMMAND_BYTES_MAX = 4096
 
 
 def default_path(port: int) -> Path:
@@ -48,6 +49,8 @@ class Operator:
         self.socket = sock
         self.due: float | None = now + COMMAND_TIMEOUT_S
         self.received = b""
+        # What stands behind the command's word.
+        self.arguments: Any = None
 
     def tell(self, fields: Mapping[str, Any]) -> None:
         """Send one line of the answer."""
@@ -144,15 +147,23 @@ class OperatorSocket:
             self._dismiss(operator)
 
     def _obey(self, operator: Operator) -> None:
-        word = operator.received.partition(b"\n")[0].decode("ascii", "replace").strip()
+        line = operator.received.partition(b"\n")[0].strip()
+        name, _, arguments = line.partition(b" ")
+        word = name.decode("ascii", "replace")
         # Until the end of the answer: a child that is forked meanwhile has to close its copy.
         self._answered = [other for other in self._answered if other.socket.fileno() >= 0] + [operator]
         command = self.commands.get(word)
         if command is None:
             operator.tell({"error": f"no such command; there are {', '.join(self.commands)}"})
             operator.end()
-        else:
-            command(operator)
+            return
+        try:
+            operator.arguments = codec.decode(arguments) if arguments else None
+        except codec.JSONDecodeError:
+            operator.tell({"error": "what is behind the command is no JSON"})
+            operator.end()
+            return
+        command(operator)
 
     def _forget(self, operator: Operator) -> None:
         self._asking.remove(operator)

@@ -42,6 +42,7 @@ from tuskws_fast.supervisor.operators import Operator, OperatorSocket
 from tuskws_fast.supervisor.peers import Peers
 from tuskws_fast.supervisor.placing import Placing
 from tuskws_fast.supervisor.reloading import Reloaded, Reloads, Report
+from tuskws_fast.supervisor.revoking import Revocations
 from tuskws_fast.supervisor.rollout import LAST_STEPS, Phase, Rollout
 from tuskws_fast.supervisor.signals import SignalInbox
 from tuskws_fast.supervisor.slots import Slot, describe_end
@@ -97,6 +98,7 @@ class Supervisor:
         self._rollout: Rollout | None = None
         reread = on_reload or Reloaded
         self._reloads = Reloads(self._slots, self._peers, reread, self._notifier)
+        self._revocations = Revocations(self._broker, self._peers)
         # Asked for while the node was still starting: begun when it is ready.
         self._early_reloads: list[Report] = []
         self._ending: Ending | None = None
@@ -123,7 +125,12 @@ class Supervisor:
         try:
             self._selector.register(self._signals.fd, selectors.EVENT_READ, self._on_signals)
             if self._operators is not None:
-                commands = {"stats": self._answer_stats, "reload": self._answer_reload, "restart": self._restart}
+                commands = {
+                    "stats": self._answer_stats,
+                    "reload": self._answer_reload,
+                    "restart": self._restart,
+                    "revoke": self._revocations.ask,
+                }
                 self._operators.serve(self._selector, commands)
             self._tick(now)
             while self._ending is None or any(slot.process for slot in self._slots):
@@ -286,6 +293,8 @@ class Supervisor:
             self._on_poisoned(slot, message.fields)
         elif message.op == "reloaded":
             self._reloads.taken(slot, str(message.fields.get("problem", "")))
+        elif message.op == "revoked":
+            self._revocations.answered(message.fields)
         elif message.op == "drained":
             log.debug("drained", extra={"child": slot.name})
         else:
@@ -349,6 +358,8 @@ class Supervisor:
         state, lived_s = slot.state, now - slot.born_at
         status = self._bury(slot)
         self._reloads.lost(slot)
+        if slot is self._broker:
+            self._revocations.lost()
         if self._ending is not None:
             if status and state is not State.STARTING:
                 log.warning("ended while draining", extra={"child": slot.name, "how": describe_end(status)})

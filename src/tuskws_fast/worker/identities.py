@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tuskws_fast.auth.revocation import SESSION, TOKEN, Revocation, Revocations, concerns
 from tuskws_fast.auth.tickets import Tickets
 from tuskws_fast.auth.tokens import Identity, TokenError, Verifier
 from tuskws_fast.ipc import records
@@ -55,6 +56,7 @@ class Identities:
         new_number: Callable[[], int],
         announce_soon: Callable[[], object],
         tickets: Tickets | None = None,
+        revocations: Revocations | None = None,
     ) -> None:
         self.take_terms(terms)
         self.verifier = verifier
@@ -72,6 +74,8 @@ class Identities:
         self._new_number = new_number
         self._announce_soon = announce_soon
         self._tickets = tickets
+        # Shared with the verifier.
+        self.revocations = revocations if revocations is not None else Revocations()
         # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
         self._names = random.Random()
         # Guests whom the broker has not been told of: `announce`.
@@ -145,6 +149,22 @@ class Identities:
         self._end(session, False)
         session.connection.close(CloseCode.RESUMED_ELSEWHERE, b"resumed elsewhere")
 
+    def revoke(self, record: records.Revoked) -> None:
+        """Refuse it from now on, and let go of who is connected by it."""
+        what, name, revocation = record.what, record.name, Revocation(record.before, record.until)
+        if what != SESSION:
+            self.revocations.add(what, name, revocation)
+        for session in list(self.sessions.values()):
+            if what == SESSION:
+                is_meant = f"{session.ticket:d}" == name
+            elif what == TOKEN:
+                is_meant = session.token_id == name
+            else:
+                is_meant = session.user == name and concerns(revocation, session.issued_at)
+            if is_meant and not session.connection.is_closing:
+                self._counters.add(Metric.REVOKED_CLOSED)
+                session.connection.close(CloseCode.TOKEN_REVOKED, b"revoked")
+
     def _identify(self, session: Session, identity: Identity) -> bool:
         """The session speaks for `identity` from here on. False: the user has too many connections, this one closes."""
         if session.user is not None and session.user != identity.user:
@@ -167,6 +187,8 @@ class Identities:
                 return False
             session.user_admitted = True
         session.connection.trust()
+        if session.user != identity.user:
+            session.told_at = self._monotonic()
         session.user = identity.user
         # Copied: what orjson returns has once been a kilobyte, and a hole of that stays behind a shrunk one (measured:
         # 4 KB a connection).
@@ -179,6 +201,7 @@ class Identities:
             session.mode = int(PresenceMode.ROOMS)
             self.watchers.discard(session)
         session.expires_at = identity.expires_at
+        session.token_id, session.issued_at = identity.token_id, identity.issued_at
         if session.is_guest:
             # A name of the moment is nobody's to aim at: any key will do, and a hash costs as much as a tenth of the
             # rest. 0 marks an empty slot.
@@ -234,6 +257,7 @@ class Identities:
                 session.inbox_at,
                 _claims(session),
                 0 if session.ticket == session.number else session.ticket,
+                session.told_at,
             )
         )
 
@@ -333,15 +357,16 @@ def _claims(session: Session) -> records.Claims | None:
     if session.is_guest:
         return None
     grants = session.grants
-    return [session.expires_at, grants.everywhere, [list(pattern) for pattern in grants.patterns]]
+    patterns = [list(pattern) for pattern in grants.patterns]
+    return [session.expires_at, grants.everywhere, patterns, session.token_id, session.issued_at]
 
 
 def _identity(record: records.Resumed) -> Identity:
-    expires_at, grants = None, NO_GRANTS
+    expires_at, grants, token_id, issued_at = None, NO_GRANTS, None, None
     if record.claims is not None:
-        expires_at, everywhere, patterns = record.claims
+        expires_at, everywhere, patterns, token_id, issued_at = record.claims
         grants = Grants(everywhere, tuple((pattern, rights) for pattern, rights in patterns))
-    return Identity(record.user, record.username, tuple(record.roles), grants, expires_at)
+    return Identity(record.user, record.username, tuple(record.roles), grants, expires_at, token_id, issued_at)
 
 
 def user_of(session: Session) -> dict[str, Any]:

@@ -40,6 +40,7 @@ class Inbox:
         sessions: Mapping[int, Session],
         watchers: Set[Session],
         clock: Callable[[], float],
+        revoke: Callable[[records.Revoked], None],
         escape_html: bool = False,
     ) -> None:
         self._hub = hub
@@ -47,6 +48,7 @@ class Inbox:
         self._sessions = sessions
         self._watchers = watchers
         self._clock = clock
+        self._revoke = revoke
         self._shown = escape_body if escape_html else _as_it_is
         self.kept: dict[str, tuple[int, Any]] = {}
         self.failed = 0
@@ -67,6 +69,7 @@ class Inbox:
             records.AllPush: self._all,
             records.Resumed: self._resumed,
             records.Supersede: self._supersede,
+            records.Revoked: self._revoked,
             records.SlowConsumer: self._slow_consumer,
             records.Watch: self._watch,
             records.Tell: self._tell,
@@ -162,6 +165,9 @@ class Inbox:
         session = self._sessions.get(record.conn)
         if session is not None:
             session.commands.identities.supersede(session)
+
+    def _revoked(self, record: records.Revoked) -> None:
+        self._revoke(record)
 
     def _slow_consumer(self, record: records.SlowConsumer) -> None:
         self._hub.treat_slow(record.room, record.slow)

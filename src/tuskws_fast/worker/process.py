@@ -20,7 +20,7 @@ import random
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, cast
@@ -35,6 +35,7 @@ from tuskws_fast_ext.sockets import Poller
 
 from tuskws_fast import logs
 from tuskws_fast.auth.certificates import Certificates
+from tuskws_fast.auth.revocation import Revocations
 from tuskws_fast.auth.tickets import Tickets
 from tuskws_fast.config import Config, sockets_max, with_options
 from tuskws_fast.errors import BootError, ConfigError
@@ -145,7 +146,8 @@ class Worker:
         self._sessions: dict[int, Session] = {}
         self._watchers: set[Session] = set()
         self._wheel: Wheel[Session] = Wheel(loop.time())
-        self._verifier = settings.verifier(config)
+        self._revocations = Revocations()
+        self._verifier = settings.verifier(config, self._revocations)
         self._flushed: dict[Metric, int] = {}
         self._build(app)
 
@@ -207,6 +209,7 @@ class Worker:
             self._new_number,
             lambda: self._loop.call_later(ANNOUNCE_S, self._identities.announce),
             Tickets(context.memory.ticket_key, context.memory.secret) if config.timeouts.keep_alive_timeout else None,
+            self._revocations,
         )
         self._commands = Commands(
             self._identities,
@@ -224,6 +227,7 @@ class Worker:
             self._sessions,
             self._watchers,
             time.time,
+            self._identities.revoke,
             config.security.escape_html,
         )
         if app is not None:
@@ -327,7 +331,7 @@ class Worker:
         something is bad, nothing. Returns what was bad."""
         try:
             config = with_options(self._config, options)
-            verifier, origins = settings.verifier(config), settings.origins(config)
+            verifier, origins = settings.verifier(config, self._revocations), settings.origins(config)
             if certificates and self._certificates is not None:
                 self._certificates.reload(settings.certificate_files(config))
         except (BootError, ConfigError) as error:
@@ -383,11 +387,7 @@ class Worker:
             self._outbox.forget(session)
             if session.user is not None:
                 self._outbox.send(records.Detach(session.number, False))
-        answer = self._loop.create_future()
-        answer.add_done_callback(close)
-        tag = self._outbox.expect(None, None, future=answer)
-        # Any question will do whose answer comes after all that was decided before it.
-        self._outbox.send(records.Call(records.CONN_SERVER, tag, 0, "room_count", {}))
+        self._when_told(close)
 
     def _go_on_draining(self, departure: Drain) -> None:
         now = self._loop.time()
@@ -420,9 +420,23 @@ class Worker:
         self._outbox.link = self._link
         self._announce()
         self._drain()
-        listener = self._context.listener
-        if listener is not None and self._context.slot not in self._listeners and not self._draining:
-            self._serve(self._context.slot, listener)
+        if self._context.listener is not None and self._context.slot not in self._listeners:
+            # Nobody is let in before all is known that the broker has to say first: who is revoked.
+            self._when_told(self._serve_when_told)
+
+    def _when_told(self, then: Callable[[asyncio.Future[bytes]], None]) -> None:
+        """Call `then` when all that the broker has decided until now is here, or when it has died."""
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        answer.add_done_callback(then)
+        tag = self._outbox.expect(None, None, future=answer)
+        # Any question will do whose answer comes after all that was decided before it.
+        self._outbox.send(records.Call(records.CONN_SERVER, tag, 0, "room_count", {}))
+
+    def _serve_when_told(self, answer: asyncio.Future[bytes]) -> None:
+        listener, slot = self._context.listener, self._context.slot
+        was_answered = codec.decode(answer.result())["type"] != "error"
+        if was_answered and listener is not None and slot not in self._listeners and not self._draining:
+            self._serve(slot, listener)
 
     def _drain_rest(self) -> None:
         """What a dead broker had committed to the ring was decided: it is carried out before its successor is told."""
@@ -536,6 +550,7 @@ class Worker:
             lane.point.expire(now, self._config.performance.queue_age_max)
         self._acceptor.expire(now)
         self._guard.look()
+        self._revocations.expire(wall)
         self._publish_figures()
 
     def _publish_figures(self) -> None:

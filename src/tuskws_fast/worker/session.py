@@ -71,6 +71,7 @@ class Session(Caller):
         "grants",
         "inbox_at",
         "is_guest",
+        "issued_at",
         "last_command",
         "look_at",
         "mode",
@@ -81,7 +82,9 @@ class Session(Caller):
         "rooms",
         "status",
         "ticket",
+        "token_id",
         "token_identity",
+        "told_at",
         "user",
         "user_admitted",
         "user_json",
@@ -107,10 +110,15 @@ class Session(Caller):
         self.is_guest = False
         # What a token in the upgrade request proved; used once, by `on_open`.
         self.token_identity: Identity | None = None
+        # When this connection was told whose it is.
+        self.told_at = 0.0
         self.username = ""
         self.roles: tuple[str, ...] = ()
         self.grants: Grants = NO_GRANTS
         self.expires_at: float | None = None
+        # Of the token: by these it can be revoked.
+        self.token_id: str | None = None
+        self.issued_at: float | None = None
         self.status = "online"
         self.mode = int(PresenceMode.ROOMS)
         # Up to this offset the user's private messages were handed to this connection.

@@ -11,6 +11,7 @@ from tuskws_fast import __version__
 from tuskws_fast.auth.certificates import CertificateFiles
 from tuskws_fast.auth.forwarded import TrustedProxies
 from tuskws_fast.auth.origin import OriginPolicy
+from tuskws_fast.auth.revocation import Revocations
 from tuskws_fast.auth.tokens import Verifier
 from tuskws_fast.config import Config, read_jwt_secret, sockets_max
 from tuskws_fast.errors import BootError, ConfigError
@@ -20,7 +21,7 @@ from tuskws_fast.worker.limits import Rate, SharedLimits
 from tuskws_fast.worker.session import SessionTimes, Terms
 
 
-def verifier(config: Config) -> Verifier | None:
+def verifier(config: Config, revocations: Revocations) -> Verifier | None:
     """The verifier of the configured key, read (again) from its file; None without one. Raises `BootError`."""
     security = config.security
     try:
@@ -34,6 +35,7 @@ def verifier(config: Config) -> Verifier | None:
             audience=security.jwt_audience or None,
             allow_no_exp=security.allow_no_exp,
             max_token_ttl_s=security.max_token_ttl,
+            revocations=revocations,
         )
     except (ConfigError, ValueError) as error:
         raise BootError(f"the token secret: {error}") from error

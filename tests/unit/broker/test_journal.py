@@ -34,7 +34,7 @@ def test_end_that_needs_another_segment_is_an_end_in_order(tmp_path: Path) -> No
 
     async def write_and_close() -> None:
         engine = Engine(EngineLimits(), 0.0, lambda: "e1", durable=True)
-        place = Place(tmp_path, JournalLimits(SEGMENT_BYTES, 1 << 20), BOOT, RUN, 60.0, 10)
+        place = Place(tmp_path, JournalLimits(SEGMENT_BYTES, 1 << 20), BOOT, RUN, 60.0, 10, 1 << 20)
         counters = Counters(Segment.create("test", counters_bytes(8, 128)).buffer, 1, 128)
         loop = asyncio.get_running_loop()
         journal = Journal(place, Files(), engine, counters, loop, lambda answers: None)

@@ -348,3 +348,42 @@ def test_made_up_recipients_cost_a_bounded_number_of_records() -> None:
     node.advance(150.0)
     census = node.engine.census()
     assert (census["waiting"], census["offline"]) == (0, 5)
+
+
+def test_what_is_ordered_before_the_broker_hears_of_a_connection_is_for_it_too() -> None:
+    """The connection was told whose it is; its Attach is on the way while another tab gets and confirms a message."""
+    node = Node()
+    ann, first = node.connect("ann"), node.connect("bob")
+    ann.tell("bob", "before")
+    first.confirm(1)
+    node.now += 1.0
+    told_at = node.now
+    node.now += 0.2
+    ann.tell("bob", "between")
+    first.confirm(2)
+    node.now += 0.2
+    ann.tell("bob", "waits")
+    second = Client(node, node.new_number(1), 1, "bob", 0)
+    second.told_at = told_at
+    node.workers[1].clients[second.conn] = second
+    second.attach()
+    assert [push["message"] for push in second.take("private_message")] == ["between", "waits"]
+    assert [push["message"] for push in first.take("private_message")] == ["before", "between", "waits"]
+    second.attach(status="away")
+    assert second.take("private_message") == [], "it is the same connection"
+    third = node.connect("bob")
+    assert [push["message"] for push in third.take("private_message")] == ["waits"], "it came later"
+
+
+def test_what_was_confirmed_a_moment_ago_is_soon_forgotten_and_never_much() -> None:
+    node = Node(recent_bytes_max=1_000)
+    ann, bob = node.connect("ann"), node.connect("bob")
+    for n in range(50):
+        ann.tell("bob", [n, "x" * 50])
+    bob.confirm(50)
+    inbox = node.engine._core.known_person("bob").inbox
+    assert inbox is not None
+    assert inbox.recent is not None
+    assert 0 < sum(len(body) for _, _, body in inbox.recent) <= 1_000
+    node.advance(node.limits.recent_s + 0.1)
+    assert inbox.recent is None

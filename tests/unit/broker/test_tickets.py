@@ -140,7 +140,7 @@ def test_worker_that_asked_and_died_leaves_the_session_to_be_resumed(node: Node)
 
 def test_claims_of_the_session_open_its_private_rooms(node: Node) -> None:
     node.server.call("create_room", room="club", settings={"public": False})
-    ann = node.connect("ann", rights=1 | 2 | 4, claims=[None, 0, [["cl*", 1 | 2 | 4]]])
+    ann = node.connect("ann", rights=1 | 2 | 4, claims=[None, 0, [["cl*", 1 | 2 | 4]], None, None])
     joined = ann.join("club")
     ann.drop()
     at = (joined["epoch"], joined["offset"])
@@ -149,18 +149,18 @@ def test_claims_of_the_session_open_its_private_rooms(node: Node) -> None:
 
 def test_newer_token_counts_instead(node: Node) -> None:
     node.server.call("create_room", room="club", settings={"public": False})
-    ann = node.connect("ann", rights=1, claims=[None, 0, [["cl*", 1]]])
+    ann = node.connect("ann", rights=1, claims=[None, 0, [["cl*", 1]], None, None])
     joined = ann.join("club")
     ann.drop()
     at = (joined["epoch"], joined["offset"])
     again = node.connect("ann")
-    resumed = again.resume(ann.ticket, ["ann", "Ann II", ["x"], [None, 0, []]], club=at)
+    resumed = again.resume(ann.ticket, ["ann", "Ann II", ["x"], [None, 0, [], None, None]], club=at)
     assert resumed["rooms"]["club"]["code"] == "forbidden"
     assert resumed["user"] == {"id": "ann", "username": "Ann II", "roles": ["x"]}
 
 
 def test_session_of_an_expired_token_is_over(node: Node) -> None:
-    ann = node.connect("ann", claims=[node.now + WALL_OFFSET + 5.0, 0, []])
+    ann = node.connect("ann", claims=[node.now + WALL_OFFSET + 5.0, 0, [], None, None])
     ann.drop()
     node.advance(4.0)
     ann2 = node.connect("guest")
@@ -190,7 +190,20 @@ def test_live_sessions_outlive_the_broker_and_others_are_refused(node: Node) -> 
     assert bob.call("room_info", room="r")["member_count"] == 3
 
 
-@pytest.mark.parametrize("claims", [[], [1, 2], ["x", 0, []], [None, 0, [["a"]]], [None, 0, [[1, 1]]], [None, "1", []]])
+@pytest.mark.parametrize(
+    "claims",
+    [
+        [],
+        [1, 2],
+        [None, 0, []],
+        ["x", 0, [], None, None],
+        [None, 0, [["a"]], None, None],
+        [None, 0, [[1, 1]], None, None],
+        [None, "1", [], None, None],
+        [None, 0, [], 1, None],
+        [None, 0, [], None, "1"],
+    ],
+)
 def test_claims_that_no_worker_makes_change_nothing(node: Node, claims: list[object]) -> None:
     ann, _ = in_room(node, "ann")
     ann.drop()
@@ -198,3 +211,33 @@ def test_claims_that_no_worker_makes_change_nothing(node: Node, claims: list[obj
     before = node.engine.census()
     assert again.resume(ann.ticket, ["ann", "Ann", [], claims])["code"] == "bad_message"
     assert node.engine.census() == before
+
+
+def test_session_of_another_user_is_refused_and_stays_what_it_was(node: Node) -> None:
+    ann, at = in_room(node, "ann", worker=0)
+    ann.drop()
+    bob = node.connect("bob")
+    assert bob.resume(ann.ticket, ["bob", "Bob", [], None], r=at)["code"] == "forbidden"
+    assert node.connect("guest").resume(ann.ticket, r=at)["rooms"]["r"]["recovered"] is True
+
+
+def test_rooms_that_the_session_was_not_in_stay_closed(node: Node) -> None:
+    ann, at = in_room(node, "ann", worker=0)
+    other = node.connect("bob").join("other")
+    ann.drop()
+    rooms = node.connect("guest").resume(ann.ticket, r=at, other=(other["epoch"], other["offset"]))["rooms"]
+    assert (rooms["r"]["type"], rooms["other"]["code"]) == ("room_joined", "not_in_room")
+
+
+def test_session_that_goes_on_is_not_kept_beside_itself(node: Node) -> None:
+    ann, at = in_room(node, "ann", worker=0)
+    ann.drop()
+    again = node.connect("guest", 1)
+    again.resume(ann.ticket, r=at)
+    resumable = node.engine.gauges()["sessions_resumable"]
+    node.advance(node.limits.grace_s + 1.0)
+    # The guest that the connection was may come back too.
+    assert node.engine.gauges()["sessions_resumable"] == resumable <= 1
+    again.drop()
+    node.advance(node.limits.keep_alive_s / 2)
+    assert node.connect("guest").resume(ann.ticket, r=at)["user"]["id"] == "ann"

@@ -43,6 +43,8 @@ JSON = st.recursive(
 
 # What a field of this annotation may hold, for every record class at once.
 FIELDS: dict[Any, st.SearchStrategy[Any]] = {
+    float: st.floats(0, 1e9),
+    float | None: st.none() | st.floats(0, 1e9),
     int: U64,
     bool: st.booleans(),
     str: TEXT,

@@ -16,9 +16,9 @@ def kept() -> History:
 
 
 def test_a_newcomer_gets_the_newest_and_no_verdict(kept: History) -> None:
-    assert replay_since(kept, "e", 0, None, 2, 0.0) == Replay(None, [b"4", b"5"])
-    assert replay_since(kept, "e", 0, None, 0, 0.0) == Replay(None, [])
-    assert replay_since(kept, "e", 0, None, 99, 0.0) == Replay(None, [b"3", b"4", b"5"])
+    assert replay_since(kept, "e", 0, None, 2, 0.0, 0) == Replay(None, [b"4", b"5"])
+    assert replay_since(kept, "e", 0, None, 0, 0.0, 0) == Replay(None, [])
+    assert replay_since(kept, "e", 0, None, 99, 0.0, 0) == Replay(None, [b"3", b"4", b"5"])
 
 
 @pytest.mark.parametrize(
@@ -36,9 +36,9 @@ def test_a_newcomer_gets_the_newest_and_no_verdict(kept: History) -> None:
 def test_a_position_is_recovered_completely_or_not_at_all(
     kept: History, since: tuple[str, int], expected: Replay
 ) -> None:
-    assert replay_since(kept, "e", 0, since, 99, 0.0) == expected
+    assert replay_since(kept, "e", 0, since, 99, 0.0, 0) == expected
 
 
 def test_what_came_before_the_epoch_began_belongs_to_another(kept: History) -> None:
-    assert replay_since(kept, "e", 3, ("e", 3), 99, 0.0) == Replay(True, [b"4", b"5"])
-    assert replay_since(kept, "e", 3, ("e", 2), 99, 0.0) == Replay(False, [])
+    assert replay_since(kept, "e", 3, ("e", 3), 99, 0.0, 0) == Replay(True, [b"4", b"5"])
+    assert replay_since(kept, "e", 3, ("e", 2), 99, 0.0, 0) == Replay(False, [])

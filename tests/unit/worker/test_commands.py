@@ -39,7 +39,8 @@ def test_a_guest_is_greeted_at_once_and_announced_with_the_next_batch() -> None:
     assert welcome["user"]["id"].startswith("guest-")
     assert desk.line.take() == []
     guest = welcome["user"]["id"]
-    for announced in ([records.Attach(1, guest, guest, [], records.PresenceMode.ROOMS, "online")], []):
+    attach = records.Attach(1, guest, guest, [], records.PresenceMode.ROOMS, "online", told_at=desk.now)
+    for announced in ([attach], []):
         desk.identities.announce()
         assert desk.line.take() == announced
 
@@ -241,8 +242,9 @@ class TestAuth:
         assert success["user"] == {"id": "ada", "username": "Ada", "roles": ["staff"]}
         [attach] = desk.line.take()
         until = success["expires_at"]
+        proof = [until, 0, [], None, session.issued_at]
         mode = records.PresenceMode.ROOMS
-        assert attach == records.Attach(1, "ada", "Ada", ["staff"], mode, "online", 0, [until, 0, []])
+        assert attach == records.Attach(1, "ada", "Ada", ["staff"], mode, "online", 0, proof, told_at=desk.now)
 
     def test_only_who_has_authenticated_is_trusted_with_compressed_data(self) -> None:
         session, wire = greeted(self.desk())
