@@ -56,6 +56,7 @@ FLAGS = {
     "journal-size": "64MiB",
     "journal-age": "30s",
     "max-half-open": "4096",
+    "connection-timeout": "60s",
 }
 # Gauges that say something else than what the node holds for its clients.
 APART = {
@@ -75,6 +76,8 @@ LOOK_S = 0.25
 FILE_LOOKS = 5
 ROOM_MEMBERS = 10
 BURST = 256
+# A soak measures no speed: a machine that is busy otherwise only makes it longer.
+PATIENCE_S = 300.0
 WARM_UP = 0.3
 # Each connection comes from a port of 28,000, and a closed one rests for a second: addresses take turns.
 ADDRESSES = 50
@@ -285,7 +288,8 @@ def scenarios(size: int, interval_s: float) -> Iterator[Scenario]:
         elif number % 4 == 2:
             turn.append(others[number // 4 % len(others)])
         for each in turn:
-            yield replace(each, duration_s=interval_s, warmup_s=0.1, drain_timeout_s=10.0, connect_burst=BURST)
+            patient = replace(each, connect_burst=BURST, connect_timeout_s=PATIENCE_S, drain_timeout_s=10.0)
+            yield replace(patient, duration_s=interval_s, warmup_s=0.1)
 
 
 def soak(server: OurServer, goal: Goal, size: int, interval_s: float, say: Callable[[str], None]) -> Soak:
