@@ -151,7 +151,7 @@ def furnish(node: Node) -> Truth:
 
 
 def damages(base: Path, rng: random.Random, truncations: float) -> Iterator[tuple[Path, int, bool]]:
-    """(file, bit or length, is a truncation), endless; half of them in what is used of the segments."""
+    """(file, bit or length, is a truncation), endless; most of them in what is used of the segments."""
     files = [
         path for path in sorted(base.rglob("*")) if path.is_file() and path.stat().st_size and "spare" not in path.name
     ]
@@ -242,9 +242,14 @@ def run(
     for in_order in (False, True):
         node = Fork(directory / f"base-{in_order}", 1, history_size=1000, journal_size="2MiB", leave_grace="1s")
         node.start()
-        node.wait_ready()
-        truth = furnish(node)
-        node.stop() if in_order else node.kill_all()
+        try:
+            node.wait_ready()
+            truth = furnish(node)
+            if in_order:
+                node.stop()
+        finally:
+            if node.poll() is None:
+                node.kill_all()
         bases.append((truth, node.data, damages(node.data, rng, truncations)))
     for number in range(count):
         truth, base, drawn = bases[number % 2]

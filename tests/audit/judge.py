@@ -24,9 +24,9 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from audit.verdict import Verdict, percentile, quantile
+
 STORED, SYNCED = ("stored", "synced"), "synced"
-# Texts of one kind of fault that are kept; all are counted.
-SHOWN = 10
 NEVER = -(10**12)
 Place = tuple[str, int]
 
@@ -70,31 +70,6 @@ class Absence:
 
     since: int
     rooms: set[str]
-
-
-@dataclass(slots=True)
-class Verdict:
-    """`faults`: kind ─▶ how often; `texts`: the first of each."""
-
-    faults: Counter[str] = field(default_factory=Counter)
-    texts: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    figures: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def clean(self) -> bool:
-        return not self.faults
-
-    def fault(self, kind: str, t: int, text: str) -> None:
-        self.faults[kind] += 1
-        if len(self.texts[kind]) < SHOWN:
-            self.texts[kind].append(f"{t / 1e6:.3f} s: {text}")
-
-    def __str__(self) -> str:
-        lines = [
-            f"{kind}: {count}\n" + "".join(f"    {text}\n" for text in self.texts[kind])
-            for kind, count in self.faults.items()
-        ]
-        return "".join(lines)
 
 
 class Judge:
@@ -474,17 +449,3 @@ class Judge:
 
 def _difference(told: Set[str], there: Set[str]) -> str:
     return f"too many: {sorted(told - there)[:5]}, missing: {sorted(there - told)[:5]}"
-
-
-def percentile(counts: Counter[int], share: float) -> int:
-    wanted, seen = counts.total() * share / 100, 0
-    for value in sorted(counts):
-        seen += counts[value]
-        if seen >= wanted:
-            return value
-    return 0
-
-
-def quantile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return round(ordered[min(len(ordered) - 1, int(len(ordered) * share / 100))], 3)

@@ -21,9 +21,10 @@ from audit import power
 from audit.build import BROKER_STEPS
 from audit.chronicle import Chronicle, events
 from audit.crowd import Crowd
-from audit.judge import Judge, Verdict
+from audit.judge import Judge
 from audit.nemesis import Blow, mixed
 from audit.node import Node
+from audit.verdict import Verdict
 
 GRACE_S = 2.0
 KEEP = 100_000
@@ -199,7 +200,7 @@ async def broker(stage: Stage, until: float) -> None:
         kills += 1
         await stage.publishing_again()
         # One that is killed sooner after its birth is kept waiting longer each time (`supervisor.backoff`).
-        await asyncio.sleep(stage.rng.uniform(1.3, 2.0))
+        await asyncio.sleep(stage.rng.uniform(1.1, 1.5))
 
 
 async def node(stage: Stage, until: float) -> None:
@@ -240,6 +241,7 @@ def plan_for(name: str, seed: int, seconds: float, **changes: Any) -> Plan:
         plan.calm_s, plan.members, plan.rate = 20.0, 20, 100.0
         plan.demands = [*_WHOLE, Demand("gaps", most=0), Demand("return p99 s", most=3.0)]
     elif name == "broker":
+        plan.rate = 10.0
         plan.demands = [
             *_WHOLE,
             Demand("closed", most=0),
@@ -271,7 +273,7 @@ async def run(plan: Plan, directory: Path, command: str) -> None:
             "history_bytes_total": "4GiB",
             "history_ttl": "12h",
             "dedupe_window": "5m",
-            "journal_size": "256MiB",
+            "journal_size": "32MiB",
             "leave_grace": f"{GRACE_S:g}s",
             **plan.flags,
         },

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from audit.judge import Judge, Verdict
+from audit.judge import Judge
+from audit.verdict import Verdict
 
 ROOM = "room"
 
