@@ -101,7 +101,12 @@ class RealWorker:
         numbers = itertools.count(records.first_conn(slot, generation) + 1)
         self.desk.identities._new_number = self.new_number = lambda: next(numbers)
         self.inbox = Inbox(
-            self.desk.hub, self.desk.outbox, self.desk.sessions, self.desk.watchers, lambda: self.desk.wall
+            self.desk.hub,
+            self.desk.outbox,
+            self.desk.sessions,
+            self.desk.watchers,
+            lambda: self.desk.wall,
+            self.desk.identities.revoke,
         )
         self.point = FlushPoint(lambda callback: None, 1 << 20, 1000)
         self.segment: Segment | None = None
