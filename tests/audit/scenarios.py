@@ -157,6 +157,7 @@ class Stage:
         if powerless:
             share = self._fate.choice((0.0, 0.5, 1.0))
             power.cut(self.node.data / "journal", self.node.build, lambda: self._fate.random() < share)
+            self.chronicle.write("cut")
         self.node.switches.heal()
         self.node.start()
         await loop.run_in_executor(None, self.node.wait_ready)
@@ -240,6 +241,7 @@ def plan_for(name: str, seed: int, seconds: float, **changes: Any) -> Plan:
     if name == "workers":
         plan.calm_s, plan.members, plan.rate = 20.0, 20, 100.0
         plan.demands = [*_WHOLE, Demand("gaps", most=0), Demand("return p99 s", most=3.0)]
+        plan.demands += [Demand("latency p99, faults to calm", most=2.0)]
     elif name == "broker":
         plan.rate = 10.0
         plan.demands = [
