@@ -125,8 +125,14 @@ class Stage:
             self.chronicle.write("fault", "unreached", blow.detail)
             return
         self.chronicle.write("fault", "died", blow.detail)
-        after = self.node.children()
-        for name in [name for name, pid in before.items() if after.get(name) != pid]:
+        # The file goes first, and the process a moment later.
+
+        def gone() -> list[str]:
+            after = self.node.children()
+            return [name for name, pid in before.items() if after.get(name) != pid]
+
+        await self.crowd.until(lambda: bool(gone()), "who has reached a step is dead", STEP_S)
+        for name in gone():
             self.chronicle.write("fault", "kill", name)
 
     async def _stop(self, blow: Blow) -> None:
