@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import secrets
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -75,7 +76,7 @@ def _run(name: str, seed: int | None, minutes: float, keep: bool, **changes: obj
 
 
 def again(name: str, seed: int, minutes: float, changes: dict[str, object]) -> str:
-    given = "".join(f" --{option} {value}" for option, value in changes.items() if value is not None)
+    given = "".join(f" --{option} {shlex.quote(str(value))}" for option, value in changes.items() if value is not None)
     return f"scripts/faults {name} --seed {seed} --minutes {minutes:g}{given}"
 
 

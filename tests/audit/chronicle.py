@@ -4,6 +4,7 @@
     phase    t, name                                             `calm`, `faults`, `quiet` …
     fault    t, what, target                                     `kill`, "worker 1"; done by us at t
     dark     t, powerless                                        every process is dead (true: and the power is off)
+    cut      t                                                   what was not synced is gone; the node starts again
     open     t, conn, user, worker                               a connection is welcomed; `conn` counts through the run
     close    t, conn, code                                       it is gone (1006: without a Close)
     say      t, conn, room, key, level                           a publication is sent, with `key` as its id

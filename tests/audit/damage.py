@@ -30,6 +30,8 @@ ROOMS = ("room-0", "room-1", "room-2")
 VAULT, PASSWORD = "vault", "open sesame"
 MESSAGES = 25
 BANNED, MUTED, STRANGER, OWNER = "banned", "muted", "stranger", "owner"
+# What was there at the beginning is there for as long as the whole run takes.
+KEEP = {"history_size": 1000, "history_ttl": "12h", "journal_size": "2MiB", "leave_grace": "1s"}
 CLOSED = frozenset({"forbidden", "bad_password", "moderated"})
 
 
@@ -240,7 +242,7 @@ def run(
     findings = Findings()
     bases = []
     for in_order in (False, True):
-        node = Fork(directory / f"base-{in_order}", 1, history_size=1000, journal_size="2MiB", leave_grace="1s")
+        node = Fork(directory / f"base-{in_order}", 1, **KEEP)
         node.start()
         try:
             node.wait_ready()
@@ -258,7 +260,7 @@ def run(
         what = f"{number}: {base.parent.name}/{name} {'cut to byte' if truncate else 'bit'} {where}"
         findings.outcomes[f"in {name.name.split('.')[-1] if name.suffix == '.seg' else name.name}"] += 1
         place = directory / f"node-{number}"
-        node = Fork(place, 1, history_size=1000, journal_size="2MiB", leave_grace="1s")
+        node = Fork(place, 1, **KEEP)
         shutil.copytree(base, node.data)
         spoil(node.data / name, where, truncate)
         before = len(findings.faults)

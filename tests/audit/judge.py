@@ -43,6 +43,7 @@ class Message:
     place: Place | None = None
     placed: int = 0
     level: str = ""
+    acked_place: Place | None = None
     refused: bool = False
     acked: int = 0
 
@@ -134,8 +135,9 @@ class Judge:
     def _on_dark(self, powerless: bool) -> None:
         self._hurt = {"node": self._t}
         self._outage = (self._t, "power" if powerless else "node")
-        if powerless:
-            self._cuts.append(self._t)
+
+    def _on_cut(self) -> None:
+        self._cuts.append(self._t)
 
     # -- connections ---------------------------------------------------------------------------------------------------
 
@@ -174,7 +176,7 @@ class Judge:
 
     def _on_ack(self, conn: int, room: str, key: str, epoch: str, offset: int, level: str) -> None:
         message = self._messages[key]
-        message.acked, message.level = self._t, level
+        message.acked, message.level, message.acked_place = self._t, level, (epoch, offset)
         self._place(room, epoch, offset, key)
         if level == "accepted":
             self._volatile.add((room, epoch))
@@ -349,7 +351,7 @@ class Judge:
             room = message.room
             if (room, first[0]) in self._volatile or (room, second[0]) in self._volatile:
                 continue
-            if self._cut_between(message.placed, t) and message.level != SYNCED:
+            if self._cut_between(message.placed, t) and not (message.level == SYNCED and message.acked_place == first):
                 continue
             self._verdict.fault("duplicate", t, f"{key} in {room} is {first} and {second}")
 
@@ -362,21 +364,17 @@ class Judge:
         held = {room: {(epoch, offset) for epoch, offset, _ in kept[3]} for room, kept in self._kept.items()}
         last_cut = self._cuts[-1] if self._cuts else 0
         for key, message in self._messages.items():
-            place = message.place
-            if (
-                place is None
-                or message.room not in held
-                or place in held[message.room]
-                or place[1] < aged[message.room]
-            ):
+            place = message.acked_place or message.place
+            room = message.room
+            if place is None or room not in held or place in held[room] or place[1] < aged[room]:
+                continue
+            known = message.acked or message.placed
+            if known < last_cut and message.level != SYNCED:
                 continue
             if message.level in STORED:
-                if message.placed >= last_cut or message.level == SYNCED:
-                    self._verdict.fault(
-                        "lost", message.acked, f"{key}: {message.room} {place}, acknowledged as {message.level}"
-                    )
-            elif (message.room, place[0]) not in self._volatile and message.placed >= last_cut:
-                self._verdict.fault("lost", message.placed, f"{key}: {message.room} {place} was heard")
+                self._verdict.fault("lost", known, f"{key}: {room} {place}, acknowledged as {message.level}")
+            elif (room, place[0]) not in self._volatile:
+                self._verdict.fault("lost", known, f"{key}: {room} {place} was heard")
 
     def _judge_order(self) -> None:
         last: dict[tuple[int, str], tuple[int, str, str]] = {}
@@ -417,6 +415,8 @@ class Judge:
             figures[f"{name}: deliveries a second"] = round(heard / max((ended - began) / 1e6, 1e-6))
             for share in (50, 99):
                 figures[f"{name}: latency p{share} ms"] = percentile(latency, share) / 10
+        calm, hurt = (figures.get(f"{name}: latency p99 ms", 0) for name in ("calm", "faults"))
+        figures["latency p99, faults to calm"] = round(hurt / calm, 2) if calm else 0
         if self._returns:
             figures["return p50 s"], figures["return p99 s"] = (quantile(self._returns, share) for share in (50, 99))
             figures["return max s"] = max(self._returns)
@@ -429,6 +429,7 @@ class Judge:
         "phase": _on_phase,
         "fault": _on_fault,
         "dark": _on_dark,
+        "cut": _on_cut,
         "open": _on_open,
         "close": _on_close,
         "say": _on_say,

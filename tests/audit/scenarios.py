@@ -125,8 +125,14 @@ class Stage:
             self.chronicle.write("fault", "unreached", blow.detail)
             return
         self.chronicle.write("fault", "died", blow.detail)
-        after = self.node.children()
-        for name in [name for name, pid in before.items() if after.get(name) != pid]:
+        # The file goes first, and the process a moment later.
+
+        def gone() -> list[str]:
+            after = self.node.children()
+            return [name for name, pid in before.items() if after.get(name) != pid]
+
+        await self.crowd.until(lambda: bool(gone()), "who has reached a step is dead", STEP_S)
+        for name in gone():
             self.chronicle.write("fault", "kill", name)
 
     async def _stop(self, blow: Blow) -> None:
@@ -157,6 +163,7 @@ class Stage:
         if powerless:
             share = self._fate.choice((0.0, 0.5, 1.0))
             power.cut(self.node.data / "journal", self.node.build, lambda: self._fate.random() < share)
+            self.chronicle.write("cut")
         self.node.switches.heal()
         self.node.start()
         await loop.run_in_executor(None, self.node.wait_ready)
@@ -240,6 +247,7 @@ def plan_for(name: str, seed: int, seconds: float, **changes: Any) -> Plan:
     if name == "workers":
         plan.calm_s, plan.members, plan.rate = 20.0, 20, 100.0
         plan.demands = [*_WHOLE, Demand("gaps", most=0), Demand("return p99 s", most=3.0)]
+        plan.demands += [Demand("latency p99, faults to calm", most=2.0)]
     elif name == "broker":
         plan.rate = 10.0
         plan.demands = [

@@ -91,11 +91,20 @@ def test_what_is_too_old_for_the_history_is_not_lost() -> None:
 def test_a_loss_of_power_may_cost_what_was_stored_and_nothing_that_was_synced(
     level: str, faults: dict[str, int]
 ) -> None:
-    tale = Tale().published(1).published(2, level=level).add("dark", True)
+    tale = Tale().published(1).published(2, level=level).add("dark", True).add("cut")
     tale.add("close", 1, 1006).add("close", 2, 1006)
     tale.add("open", 3, "ann", 0).add("join", 3, ROOM, ["e", 2], "f", 1, False)
     tale.add("open", 4, "bob", 0).add("join", 4, ROOM, ["e", 2], "f", 1, False)
     assert tale.add("kept", ROOM, "f", 1, [["e", 1, "m1"]]).faults() == faults
+
+
+def test_heard_before_a_loss_of_power_and_published_again_after_it_is_no_duplicate() -> None:
+    tale = Tale().published(1).add("say", 1, ROOM, "m2", "synced").heard(2, conn=1).heard(2)
+    tale.add("dark", True).add("close", 1, 1006).add("close", 2, 1006).add("cut")
+    for conn, user in ((3, "ann"), (4, "bob")):
+        tale.add("open", conn, user, 0).add("join", conn, ROOM, ["e", 2], "f", 1, False)
+    tale.said(2, "synced", "f", conn=3).heard(2, conn=3, epoch="f").heard(2, conn=4, epoch="f")
+    assert tale.add("kept", ROOM, "f", 2, [["e", 1, "m1"], ["f", 2, "m2"]]).faults() == {}
 
 
 def test_death_of_all_processes_excuses_nothing() -> None:

@@ -74,7 +74,8 @@ class SettingsFile:
         """Read everything. A file that is no database any more is set aside. Raises `SettingsError`."""
         try:
             return self._open()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # The latter where SQLite quotes what it cannot read.
             self.close()
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NOT_NOW:
                 raise SettingsError(str(error)) from error

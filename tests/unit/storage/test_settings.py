@@ -151,6 +151,16 @@ def test_file_that_is_no_database_is_set_aside(path: Path) -> None:
     assert SettingsFile(path).open().values == dict(FACTS)
 
 
+def test_file_whose_schema_is_not_even_text_is_set_aside(path: Path) -> None:
+    saved(path)
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE fact (key", b"CREATE TABLE fact \xd5key"))
+    file = SettingsFile(path)
+    facts = file.open()
+    assert (facts.values, facts.lost) == ({}, True)
+    file.close()
+    assert path.with_suffix(".damaged").exists()
+
+
 def test_file_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError):
         SettingsFile(tmp_path / "missing" / FILE).open()
