@@ -411,9 +411,10 @@ class Members:
             return
         replay = self._replay(room, (record.epoch, record.offset), 0)
         if not replay.recovered:
-            # Where the epoch is another one, nothing that the worker saw is part of this one.
+            # Where the epoch is another one, nothing that the worker saw is part of this one; but numbering goes on, so
+            # what it had not seen of the one before is missing too.
             same = record.epoch == room.epoch and 0 <= record.offset < room.history.top
-            first = record.offset + 1 if same else room.base + 1
+            first = (record.offset if same else max(0, min(record.offset, room.base))) + 1
             out.append((worker, Gap(name, room.epoch, first, room.history.top)))
             return
         offset = record.offset

@@ -145,6 +145,20 @@ def test_fact_that_is_damaged_errs_towards_closed_doors(node: Node, alice: Clien
     assert node.engine.counters["facts_damaged"] == 2
 
 
+def test_gap_of_a_new_epoch_tells_what_was_missed_of_the_one_before(node: Node, alice: Client, bob: Client) -> None:
+    alice.say("chat", 1)
+    prefix = b'{"type":"room_message","room":"chat","message":2,"from":"alice"'
+    node.engine.handle(0, records.Publish(alice.conn, 77, 0, 0, True, False, "chat", "", prefix), node.now, node.wall)
+    node.write()  # and dies here; its successor cannot write, and somebody publishes before bob's worker has spoken
+    node.kill_broker()
+    node.engine.ledger.writing = False
+    node.announce(0)
+    assert alice.say("chat", 3)["offset"] == 3
+    node.announce(1)
+    (gap,) = bob.take("gap")
+    assert (gap["from"], gap["to"]) == (2, 3)
+
+
 def test_lost_settings_close_every_door_and_what_is_known_of_a_room_stays(node: Node, alice: Client) -> None:
     node.server.call("create_room", room="club", settings={"max_members": 7})
     node.server.call("ban", room="club", user="carl")
