@@ -10,6 +10,7 @@ JSON with a known code. (threats: a compromised worker must not be able to end t
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import pickle
@@ -21,12 +22,14 @@ from typing import Any
 from fuzz.structure import Source, nested
 from helpers.engine import WALL_OFFSET
 
+from tuskws_fast.broker import state
 from tuskws_fast.broker.engine import Engine
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import DownType, UpType
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
+from tuskws_fast.rooms import history
 
 CODES = frozenset(code.value for code in ErrorCode)
 KINDS = (*UpType, *DownType, 0, 255, 65535)
@@ -126,13 +129,27 @@ class Broker:
             self.told.add(body["code"])
 
 
+# What all brokers of a process share, and know by its identity.
+SHARED = {"nobody": state._NOBODY, "nothing": history._NOTHING}
+
+
+class Pickler(pickle.Pickler):
+    def persistent_id(self, value: object) -> str | None:
+        return next((name for name, shared in SHARED.items() if value is shared), None)
+
+
+class Unpickler(pickle.Unpickler):
+    def persistent_load(self, name: str) -> object:
+        return SHARED[name]
+
+
 class RecordsTarget:
     name = "records"
     input_max = 4096
 
     def run(self, data: bytes) -> Hashable:
         mode, rest = (data[0] if data else 0), data[1:]
-        broker: Broker = pickle.loads(beginning(bool(mode & 2), bool(mode & 4)))
+        broker: Broker = Unpickler(io.BytesIO(beginning(bool(mode & 2), bool(mode & 4)))).load()
         if mode & 1:
             source = Source(rest)
             kind = KINDS[source.byte() % len(KINDS)]
@@ -173,7 +190,9 @@ def beginning(announcing: bool, inhabited: bool) -> bytes:
     broker = Broker(announcing)
     if inhabited:
         settle_in(broker)
-    return pickle.dumps(broker, pickle.HIGHEST_PROTOCOL)
+    held = io.BytesIO()
+    Pickler(held, pickle.HIGHEST_PROTOCOL).dump(broker)
+    return held.getvalue()
 
 
 def settle_in(broker: Broker) -> None:

@@ -24,7 +24,7 @@ QUIET_S = 1.5
 ATTACK_S = 2.0
 MEMORY_GROWTH_MAX = 16 * 1024 * 1024
 # Below this a round trip is as good as any: what one turn of the loop may take for one client.
-FLOOR_S = 0.001
+FLOOR_S = 0.0015
 # An attack is tried again when the machine was busy with something else, and has to pass then.
 TRIES = 3
 
@@ -241,7 +241,7 @@ def test_as_many_keys_as_a_frame_has_room_for(server: RunningServer, siege: Sieg
 
 
 def test_as_many_keys_as_a_message_may_have_as_fast_as_they_go(server: RunningServer, siege: Siege) -> None:
-    keys = b",".join(b'"%04x":0' % n for n in range(2_000))
+    keys = b",".join(b'"%04x":0' % n for n in range(4_090))
     message = frame(b'{"type":"ping",%b}' % keys)
     flood = message * 1_000
 

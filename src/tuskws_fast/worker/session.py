@@ -138,8 +138,8 @@ class Session(Caller):
         items_max = self.commands.identities.terms.items_max
         if len(payload) > items_max and has_more_items(payload, items_max):
             self.commands.counters.add(Metric.ITEMS_REFUSED)
-            fault = f"A message may have {items_max} items"
-            self.commands.charge_fault(self, ErrorCode.MESSAGE_TOO_LARGE, None, fault)
+            fault = f"A message may have {items_max} members and entries"
+            self.commands.charge_fault(self, ErrorCode.BAD_JSON, None, fault)
             return
         try:
             command = codec.decode(payload)

@@ -13,9 +13,9 @@ from tuskws_fast.protocol import codec
 
 
 def items(value: Any) -> int:
-    """What `has_more_items` counts, of a decoded value: lists, objects, names, and all entries but the first."""
+    """What `has_more_items` counts, of a decoded value: lists, objects, and all entries but the first."""
     if isinstance(value, dict):
-        return 1 + len(value) + max(0, len(value) - 1) + sum(map(items, value.values()))
+        return 1 + max(0, len(value) - 1) + sum(map(items, value.values()))
     if isinstance(value, list):
         return 1 + max(0, len(value) - 1) + sum(map(items, value))
     return 0

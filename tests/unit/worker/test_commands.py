@@ -99,10 +99,10 @@ def test_the_tenth_fault_in_a_row_closes_and_a_valid_command_resets_the_row() ->
 def test_what_costs_too_much_to_decode_is_refused_undecoded() -> None:
     desk = Desk(message_max=1 << 16, items_max=100)
     session, wire = greeted(desk)
-    session.on_message(b'{"type":"ping","x":[%b]}' % b",".join([b"0"] * 96), True)
+    session.on_message(b'{"type":"ping","x":[%b]}' % b",".join([b"0"] * 98), True)
     assert wire.sent[-1]["type"] == "pong"
-    session.on_message(b'{"type":"ping","id":"a","x":[%b]}' % b",".join([b"0"] * 97), True)
-    assert (wire.sent[-1]["code"], "id" in wire.sent[-1]) == ("message_too_large", False)
+    session.on_message(b'{"type":"ping","id":"a","x":[%b]}' % b",".join([b"0"] * 99), True)
+    assert (wire.sent[-1]["code"], "id" in wire.sent[-1]) == ("bad_json", False)
     assert desk.counters[Metric.ITEMS_REFUSED] == 1
     for _ in range(FAULTS_MAX - 1):
         session.on_message(b"[" * 200, True)
