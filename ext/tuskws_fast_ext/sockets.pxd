@@ -1,11 +1,20 @@
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from tuskws_fast_ext.gate cimport Gate, ReadBuffer
+
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
 
 
 cdef class Poller:
     cdef:
         int _fd                           # of the epoll instance
+        int _door                         # of the one for handshakes that take their time, which the first watches
         int _reserve                      # a descriptor to close when there is no other; -1: it is in use
         ReadBuffer _buffer
         object _loop
@@ -22,6 +31,8 @@ cdef class Poller:
         readonly Py_ssize_t half_open     # those of them whose handshake is not over
 
     cdef int _fill_reserve(self) noexcept
+    cdef int _serve_ready(self, epoll_event* events, int n) except -1
+    cdef int _move(self, Socket socket, int epoll) except -1
     cdef int _accept(self, int fd, int index) except -1
     cdef int _accept_by_reserve(self, int listener, int error) except -1
     cdef int _welcome(self, int fd, object address, bint is_crowded, bint may_wait) except -1
@@ -39,6 +50,7 @@ cdef class Socket:
         int _fd
         uint32_t _birth                   # tells this socket from an earlier one of the same descriptor
         uint32_t _interest                # what the kernel was asked to watch
+        int _epoll                        # by which instance
         Gate _gate                        # the protocol after the upgrade
         object _protocol                  # the protocol before, if the first read was not enough
         bytearray _pending                # what the kernel did not take

@@ -398,7 +398,7 @@ class Performance:
         5, Kind.COUNT, "Memory of a dedicated compressor beside its window, 2 to that power KiB / 2.", least=1, most=9
     )
     buffer_size: int = option(
-        16 * 1024,
+        32 * 1024,
         Kind.SIZE,
         "Read buffer that the connections of a worker share; none has one of its own.",
         unit="bytes",

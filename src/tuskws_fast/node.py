@@ -49,9 +49,6 @@ log = logging.getLogger(__name__)
 
 # A certificate that ends sooner is worth a warning: renewal, if it were automatic, would have happened.
 CERTIFICATE_ENDS_SOON = timedelta(days=14)
-# New objects before the collector looks at the young ones. Nearly all that a worker or the broker makes ends by its
-# reference count; at the default of 700 the looking was 4 % of a handshake (measured).
-GC_THRESHOLD = 10_000
 # Changed options go to every process in one control message.
 FIELDS_BYTES_MAX = PACKET_BYTES_MAX - 1024
 
@@ -132,12 +129,9 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     # What exists now is shared by all processes; the collector must not touch, and thereby copy, its pages.
     gc.collect()
     gc.freeze()
-    thresholds = gc.get_threshold()
-    gc.set_threshold(GC_THRESHOLD, *thresholds[1:])
     try:
         return supervisor.run()
     finally:
-        gc.set_threshold(*thresholds)
         gc.unfreeze()
         memory.close()
         if lock is not None:
