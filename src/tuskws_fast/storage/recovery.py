@@ -168,13 +168,17 @@ class Replay:
                 state.older = None
             return
         self.power_lost = True
-        for state in self.scopes.values():
+        for scope, state in self.scopes.items():
             state.renew = True
             if state.older is not None:
                 top, kept = state.older
                 state.forget_kept()
                 state.top, state.kept, state.kept_bytes = top, kept, sum(len(body) for _, body in kept)
                 state.older = None
+                # Whoever says one again that came behind what is missing is not told a place that it no longer has.
+                ids = self._ids[scope]
+                for each in [each for each in ids if each[1].offset > top]:
+                    ids.remove(each)
 
     def end(self) -> None:
         for offset in self._beginless.values():

@@ -73,12 +73,17 @@ def test_scope_that_goes_on_after_a_hole_is_proven_and_the_others_are_not(tmp_pa
 def test_newer_part_is_kept_within_a_boot_and_the_older_after_a_loss_of_power(tmp_path: Path) -> None:
     with Scribe(tmp_path) as scribe:
         for body in (b"one", b"two", b"three"):
-            scribe.publish("room", body)
+            scribe.publish("room", body, key=f"key of {body.decode()}")
         scribe.commit()
         flip(tmp_path / segment_name(1), b"two")
-        assert list(shown(scribe.recovered())["room"].kept.values()) == [b"three"]
-        older = shown(scribe.recovered(OTHER_BOOT))["room"]
-        assert (older.top, list(older.kept.values())) == (1, [b"one"])
+        newer = scribe.recovered()
+        assert list(shown(newer)["room"].kept.values()) == [b"three"]
+        assert [each.offset for each in newer.ids] == [1, 3]
+        older = scribe.recovered(OTHER_BOOT)
+        room = shown(older)["room"]
+        assert (room.top, list(room.kept.values())) == (1, [b"one"])
+        # Offset 3 will be another message's.
+        assert [each.offset for each in older.ids] == [1]
 
 
 def test_missing_segment_and_missing_end_are_told(tmp_path: Path) -> None:
