@@ -26,7 +26,7 @@ MEMORY_GROWTH_MAX = 16 * 1024 * 1024
 # Below this a round trip is as good as any: what one turn of the loop may take for one client.
 FLOOR_S = 0.005
 # An attack is tried again when the machine was busy with something else, and has to pass then.
-TRIES = 3
+TRIES = 5
 
 MASK = b"\0\0\0\0"
 ATTACKER = "127.0.0.66"
