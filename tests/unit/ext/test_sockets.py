@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import gc
@@ -12,10 +13,16 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
+from helpers.edge import Talker
+from helpers.rfc6455 import TEXT, client_frame
 from helpers.server import wait_until
 from helpers.turns import Turns
-from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.connection import Connection, FlushPoint
+from tuskws_fast_ext.gate import Gate, ReadBuffer
+from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.sockets import Poller, Socket
+
+from tuskws_fast.worker.frames import picows_protocol
 
 BIG = bytes(range(256)) * 32 * 1024  # more than two socket buffers hold
 
@@ -314,6 +321,45 @@ def test_who_waits_for_its_handshake_is_told_and_when_it_does_no_more(host: Host
     late.close()
     host.until(lambda: not host.waiting)
     silent.close()
+
+
+def upgrade(host: Host, sock: Socket) -> Talker:
+    """Let the socket in; the session that hears it from now on."""
+
+    async def parser() -> FrameParser:
+        # picows asks for the running loop while its parts are made.
+        return FrameParser(picows_protocol)
+
+    talker = Talker()
+    point = FlushPoint(host.poller.call_soon, 1 << 20, 1000)
+    talker.connection = Connection(point, talker, 1000, 10)
+    sock.set_protocol(Gate(asyncio.run(parser()), talker.connection, host.buffer, 1000))
+    talker.connection.open(sock, sock.fileno(), b"in")
+    return talker
+
+
+def test_who_is_in_is_served_before_all_who_are_at_the_door(host: Host) -> None:
+    slow = [host.client() for _ in range(40)]
+    end, sock = host.client()
+    talker = upgrade(host, sock)
+    host.heard = b""
+    for stranger, _ in slow:
+        stranger.sendall(b"x")
+    end.sendall(client_frame(TEXT, b"first", mask=b"abcd"))
+    host.loop.turn()
+    assert [message.payload for message in talker.heard] == [b"first"]
+    assert len(host.heard) == 16
+    host.until(lambda: len(host.heard) == 40)
+    stranger, late = slow[0]
+    heard = upgrade(host, late).heard
+    for other, _ in slow[1:]:
+        other.sendall(b"x")
+    stranger.sendall(client_frame(TEXT, b"in, too", mask=b"abcd"))
+    host.loop.turn()
+    assert [message.payload for message in heard] == [b"in, too"]
+    for other in (end, *(each for each, _ in slow)):
+        other.close()
+    host.until(lambda: host.poller.open == 0)
 
 
 def test_who_has_all_to_say_that_a_buffer_holds_is_read_once_a_turn(host: Host) -> None:
