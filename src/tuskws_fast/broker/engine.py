@@ -331,9 +331,9 @@ class Engine:
         return {
             "rooms_current": core.room_count,
             "members_current": core.member_count,
-            "users_remembered": len(core.offline),
-            "online_users": self._people_count() - len(core.offline) - len(core.waiting),
-            "inboxes_waiting": len(core.waiting),
+            "users_remembered": core.absent.remembered,
+            "online_users": self._people_count() - len(core.absent),
+            "inboxes_waiting": len(core.absent.waiting),
             "sessions_resumable": len(self._tickets),
             "revocations": len(core.revocations),
             "history_bytes": core.tally.bytes,
@@ -349,8 +349,9 @@ class Engine:
             "members": core.member_count,
             "sessions": len(core.sessions),
             "people": self._people_count(),
-            "offline": len(core.offline),
-            "waiting": len(core.waiting),
+            "offline": len(core.absent.offline),
+            "parted": len(core.absent.parted),
+            "waiting": len(core.absent.waiting),
             "resumable": len(self._tickets),
             "receipts": len(self._receipts),
             "watchers": sum(core.watchers.values()),
@@ -599,7 +600,7 @@ class Engine:
         elif kind is Timer.SANCTION:
             self._keeping.end_sanction(key, deadline, out)
         elif kind is Timer.OFFLINE:
-            core.forget_offline()
+            core.absent.expire()
         elif kind is Timer.ANNOUNCE and self._unannounced:
             self._end_announcing(out)
         elif kind is Timer.RESUMABLE:

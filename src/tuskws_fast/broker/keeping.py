@@ -66,10 +66,12 @@ class Keeping:
         self._keep(fact_key(ROOM, room.name), value, out)
 
     def keep_ban(self, room: Room, user: str, until: float | None, out: Out) -> None:
+        self._lapse(room.bans, user)
         room.ban(user, until)
         self._keep_sanction(fact_key(BAN, room.name, user), until, out)
 
     def keep_mute(self, room: Room, user: str, until: float | None, out: Out) -> None:
+        self._lapse(room.mutes, user)
         room.mute(user, until)
         self._keep_sanction(fact_key(MUTE, room.name, user), until, out)
 
@@ -92,6 +94,11 @@ class Keeping:
         self._keep(key, {"until": until}, out)
         if until is not None:
             self._core.timers.add(until, Timer.SANCTION, key)
+
+    def _lapse(self, sanctions: Mapping[str, float | None], user: str) -> None:
+        """The ban or mute is about to be another one, or none."""
+        if sanctions.get(user) is not None:
+            self._core.timers.lapse()
 
     def _keep(self, key: str, value: Any, out: Out) -> None:
         self._version += 1
@@ -121,6 +128,7 @@ class Keeping:
         """End a ban or a mute; nothing happens where there is none."""
         sanctions = room.bans if kind == BAN else room.mutes
         if user in sanctions:
+            self._lapse(sanctions, user)
             del sanctions[user]
         room.settle()
         self._keep(fact_key(kind, room.name, user), None, out)
@@ -130,6 +138,9 @@ class Keeping:
         for kind, users in ((BAN, room.bans), (MUTE, room.mutes), (INVITE, room.invited)):
             for user in users:
                 self._keep(fact_key(kind, room.name, user), None, out)
+        for sanctions in (room.bans, room.mutes):
+            for user in sanctions:
+                self._lapse(sanctions, user)
 
     def end_sanction(self, key: str, deadline: float, out: Out) -> None:
         """The timer of a ban or mute: it is over unless it was renewed meanwhile."""

@@ -84,8 +84,11 @@ class People:
         self._set_mode(session, record.mode)
         session.status = record.status
         person.sessions[record.conn] = session
-        core.offline.pop(person.id, None)
-        core.waiting.discard(person.id)
+        if record.claims is not None:
+            person.is_guest = False
+        elif person.is_guest is None:
+            person.is_guest = True
+        core.absent.came_back(person)
         if silent:
             person.view.merge(person.leases(), core.wall)
             person.view.pushed = person.view.status
@@ -143,7 +146,7 @@ class People:
         if person.view.status == OFFLINE:
             self._push(person, rooms, out)
         if not person.sessions:
-            self._core.stay_offline(person)
+            self._core.absent.stay(person)
 
     def set_status(self, session: Session, status: object) -> bytes:
         if not isinstance(status, str) or status not in STATUSES:
@@ -221,7 +224,7 @@ class People:
             delivered = 0
         offset = self._deliver(recipient, live, record, sender_id, delivered, out)
         if not recipient.sessions:
-            core.stay_offline(recipient, sender_id)
+            core.absent.stay(recipient, sender_id)
         if record.key:
             core.dedupe.add(scope, sender_id, record.key, digest, offset, core.now, delivered)
             core.arm_dedupe()
@@ -241,11 +244,11 @@ class People:
         if core.tally.bytes + length > core.tally.bytes_max and not (recipient is not None and recipient.sessions):
             core.tally.trimmed += 1
             raise Refused(ErrorCode.QUEUE_FULL, "Too many messages are kept")
-        if recipient is None or not (recipient.sessions or recipient.id in core.waiting):
-            if len(core.waiting) >= limits.inboxes_max:
+        if recipient is None or not (recipient.sessions or recipient.id in core.absent.waiting):
+            if len(core.absent.waiting) >= limits.inboxes_max:
                 core.counters["inboxes_max"] += 1
                 raise Refused(ErrorCode.QUEUE_FULL, "Messages wait for too many users")
-            if sender and core.waiting.places_of(sender) >= limits.inboxes_per_sender_max:
+            if sender and core.absent.waiting.places_of(sender) >= limits.inboxes_per_sender_max:
                 core.counters["inboxes_per_sender_max"] += 1
                 raise Refused(ErrorCode.QUEUE_FULL, "Your messages wait for too many users")
             return

@@ -83,7 +83,7 @@ def _fill(core: Core, sequence: Room | Inbox, state: ScopeState) -> None:
         sequence.history.confirm(sequence.confirmed)
         person = _owner(core, sequence)
         core.arm_inbox_sweep(person, sequence)
-        core.stay_offline(person)
+        core.absent.stay(person)
 
 
 def _shifted(core: Core, shelf: Shelf) -> Shelf:

@@ -14,18 +14,18 @@ and `Person.rooms` are the same membership seen from the other side, kept equal 
 from __future__ import annotations
 
 import zlib
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, cast
 
 from tuskws_fast.auth.revocation import Revocation
+from tuskws_fast.broker.absent import Absent
 from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.ledger import Ledger, Sequence
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.broker.timers import Timer, Timers
-from tuskws_fast.broker.waiting import Waiting
 from tuskws_fast.ipc.records import Claims, DownRecord, Gap, PresenceMode
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.dedupe import Dedupe, inbox_scope
@@ -169,9 +169,13 @@ class Inbox:
 
 
 class Person:
-    """A user the broker knows: connected, in grace, or only remembered (`Core.offline`)."""
+    """A user the broker knows: connected, in grace, or `absent`.
 
-    __slots__ = ("id", "inbox", "rooms", "sessions", "username", "view")
+    `is_guest`: no token ever said that somebody is this user; None: it had no session yet. `ticket`: by which a guest
+    who has none can come back, 0 is none.
+    """
+
+    __slots__ = ("id", "inbox", "is_guest", "rooms", "sessions", "ticket", "username", "view")
 
     def __init__(self, user: str) -> None:
         self.id = user
@@ -180,6 +184,8 @@ class Person:
         self.rooms: dict[str, Room] = {}
         self.view = View()
         self.inbox: Inbox | None = None
+        self.is_guest: bool | None = None
+        self.ticket = 0
 
     def leases(self) -> Iterator[str]:
         return (session.status for session in self.sessions.values())
@@ -266,17 +272,15 @@ class Core:
         self.workers: dict[int, int | None] = {}
         # Live sessions that want everyone's presence, by worker.
         self.watchers: dict[int, int] = {}
-        self.timers = Timers()
+        self.timers = Timers(self._is_awaited)
         self.tally = Tally(limits.history_bytes_total_max)
         # What is revoked, and of which tokens: (`auth.revocation`'s kind, name) → since when and until when.
         self.revocations: dict[tuple[str, str], Revocation] = {}
         self.stacks: Stacks[History] = Stacks(limits.history_memory)
         self.dedupe = Dedupe(limits.dedupe_window_s, limits.dedupe_ids_max, limits.dedupe_bytes_max)
         self.dedupe_armed = False
-        # People without a session, longest away first: user → when to forget them.
-        self.offline: OrderedDict[str, float] = OrderedDict()
-        self.offline_armed = False
-        self.waiting = Waiting()
+        # People without a session.
+        self.absent = Absent(self)
         self.room_count = 0
         self.member_count = 0
         # How often each limit was hit, and each kind of record refused.
@@ -340,7 +344,9 @@ class Core:
             self.ledger.end(room)
         elif room.history.keeps and not kept:
             self.ledger.begin(room)
-        room.sweep_at = None
+        if room.sweep_at is not None:
+            room.sweep_at = None
+            self.timers.lapse()
         self.arm_room_sweep(room)
 
     def remove_room(self, room: Room) -> None:
@@ -350,6 +356,8 @@ class Core:
         room.history.clear()
         self.dedupe.forget(room.name)
         self.ledger.end(room)
+        if room.sweep_at is not None:
+            self.timers.lapse()
         self.room_count -= 1
 
     def retire(self, room: Room) -> None:
@@ -365,51 +373,12 @@ class Core:
         return self.shard_of(user).people.get(user)
 
     def known_person(self, user: str) -> Person:
-        """The user's record. Who has no session (yet) has to be `stay_offline`, or nobody would ever forget them."""
+        """The user's record. Who has no session (yet) has to `stay` absent, or nobody would ever forget them."""
         people = self.shard_of(user).people
         person = people.get(user)
         if person is None:
             person = people[user] = Person(user)
         return person
-
-    def stay_offline(self, person: Person, sender: str = "") -> None:
-        """Remember a person without a session: for a while from now on, within the bound on such people; or for as long
-        as messages wait for them, the first of which `sender` has just left ("": it was there before)."""
-        if person.inbox is not None and person.inbox.history:
-            self.offline.pop(person.id, None)
-            self.waiting.add(person.id, sender)
-            return
-        self.waiting.discard(person.id)
-        # A dict keeps the table it once needed: two of them are a third of what a remembered user takes.
-        person.sessions, person.rooms = {}, {}
-        until = self.now + max(self.limits.offline_ttl_s, self.limits.history_ttl_s)
-        self.offline[person.id] = until
-        self.offline.move_to_end(person.id)
-        if not self.offline_armed:
-            self.offline_armed = True
-            self.timers.add(until, Timer.OFFLINE)
-        if len(self.offline) > self.limits.offline_users_max:
-            self.counters["offline_users_max"] += 1
-            self._forget(next(iter(self.offline)))
-
-    def forget_offline(self) -> None:
-        """Forget who stayed away for too long."""
-        self.offline_armed = False
-        while self.offline:
-            user, until = next(iter(self.offline.items()))
-            if until > self.now:
-                self.offline_armed = True
-                self.timers.add(until, Timer.OFFLINE)
-                return
-            self._forget(user)
-
-    def _forget(self, user: str) -> None:
-        del self.offline[user]
-        person = self.shard_of(user).people.pop(user)
-        if person.inbox is not None:
-            person.inbox.history.clear()
-            self.dedupe.forget(inbox_scope(user))
-            self.ledger.end(person.inbox)
 
     def inbox_of(self, person: Person) -> Inbox:
         if person.inbox is None:
@@ -468,8 +437,26 @@ class Core:
             inbox.sweep_at = None
             inbox.history.trim(self.now)
             self.arm_inbox_sweep(person, inbox)
-            if person.id in self.waiting and not inbox.history:
-                self.stay_offline(person)
+            if person.id in self.absent.waiting and not inbox.history:
+                self.absent.stay(person)
+
+    def _is_awaited(self, deadline: float, kind: Timer, key: int | str) -> bool:
+        """False only where a timer's owner has said that it lapsed: the other kinds are all over soon."""
+        if not isinstance(key, str):
+            return True
+        if kind is Timer.SWEEP_ROOM:
+            room = self.room(key)
+            return room is not None and room.sweep_at == deadline
+        if kind is Timer.SWEEP_INBOX:
+            person = self.person(key)
+            return person is not None and person.inbox is not None and person.inbox.sweep_at == deadline
+        return kind is not Timer.SANCTION or self.sanction_ends(key) == deadline
+
+    def sanction_ends(self, fact: str) -> float | None:
+        """When the ban or mute that `keeping` knows by this key is over; None: never, or there is none."""
+        kind, name, user = fact.split("\n")
+        room = self.room(name)
+        return None if room is None else (room.bans if kind == "ban" else room.mutes).get(user)
 
     def arm_dedupe(self) -> None:
         """Make sure that idempotency entries go when their window is over (a second late: one timer for many)."""

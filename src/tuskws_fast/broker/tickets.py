@@ -120,10 +120,16 @@ class Tickets:
             {name: passwords.get(name) for name in session.rooms},
             until,
         )
+        if person.is_guest:
+            person.ticket = ticket
         if len(self._ended) > core.limits.resumable_max:
             core.counters["resumable_max"] += 1
-            self._ended.popitem(last=False)
+            self._drop(next(iter(self._ended)))
         self._arm(until)
+
+    def _drop(self, ticket: int) -> None:
+        """Nobody can go on with this session any more."""
+        self._core.absent.ticket_over(self._ended.pop(ticket).user, ticket)
 
     def _arm(self, until: float) -> None:
         if not self._armed:
@@ -133,7 +139,7 @@ class Tickets:
     def revoke(self, is_meant: Callable[[str, Claims | None, int], bool]) -> None:
         """Of these sessions nobody may go on with one: asked with the user, the claims and the ticket of each."""
         for ticket in [t for t, each in self._ended.items() if is_meant(each.user, each.claims, t)]:
-            del self._ended[ticket]
+            self._drop(ticket)
 
     def forget(self) -> None:
         """Sessions that nobody resumed in time."""
@@ -143,7 +149,7 @@ class Tickets:
             if ended.until > self._core.now:
                 self._arm(ended.until)
                 return
-            del self._ended[ticket]
+            self._drop(ticket)
 
     # -- resuming --------------------------------------------------------------------------------------------------
 
@@ -207,7 +213,8 @@ class Tickets:
         if record.known is not None:
             _, username, roles, claims = record.known
         if claims is not None and claims[0] is not None and core.wall >= claims[0]:
-            self._ended.pop(ticket, None)
+            if old is None:
+                self._drop(ticket)
             raise Refused(ErrorCode.TOKEN_EXPIRED)
         for name, position in record.rooms.items():
             if name in ended.rooms:

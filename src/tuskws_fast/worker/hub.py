@@ -133,6 +133,8 @@ class Hub:
         room.members.pop(connection, None)
         if connection in room.late:
             del room.late[connection]
+        if room.watches is not None:
+            room.watches.left(connection)
         if room.feed is not None:
             connection.end_skip(room.feed, False)
         if not room.members:

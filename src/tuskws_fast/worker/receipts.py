@@ -52,6 +52,10 @@ class Watches:
     def joined(self, connection: Connection, offset: int) -> None:
         self._acked[connection] = offset
 
+    def left(self, connection: Connection) -> None:
+        """What it has confirmed stays counted. In a room that is never without a watch it would be held for ever."""
+        self._acked.pop(connection, None)
+
     def confirm(self, connection: Connection, offset: int) -> list[Seen]:
         """Returns what has now been confirmed by all."""
         known = self._acked.get(connection, 0)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers.engine import Client, Node
 
+from tuskws_fast.broker.timers import LAPSED_MIN
 from tuskws_fast.rooms.permissions import CREATE, EVERYTHING, JOIN, MODERATE
 
 
@@ -259,3 +260,36 @@ def test_who_may_moderate(
     assert reply.get("code") == answer
     missing = callers[role].call(action, room="not-there", **ACTIONS[action])
     assert missing["code"] == "no_such_room"
+
+
+def test_sanctions_that_end_in_a_year_leave_no_timers_when_they_are_changed_or_lifted() -> None:
+    node = Node(sanctions_max=10)
+    creator = node.connect("creator", rights=CREATE)
+    year_s = 365 * 86_400
+    for n in range(LAPSED_MIN):
+        creator.call("create_room", room="lobby")
+        for op in ("mute", "ban"):
+            creator.call(op, room="lobby", user="again", seconds=year_s + n)
+            creator.call(op, room="lobby", user="again", seconds=year_s - n)
+            creator.call(op, room="lobby", user=f"once-{n}", seconds=year_s)
+            creator.call(op, room="lobby", user=f"once-{n}", seconds=0)
+        creator.call("delete_room", room="lobby")
+    assert node.engine.census()["timers"] <= 2 * LAPSED_MIN
+    creator.call("create_room", room="lobby")
+    creator.call("ban", room="lobby", user="again", seconds=60)
+    for n in range(2 * LAPSED_MIN):
+        creator.call("mute", room="lobby", user="other", seconds=year_s + n)
+    node.advance(61.0)
+    assert node.connect("again").join("lobby")["type"] == "room_joined", "what was awaited has come up"
+
+
+def test_a_room_that_is_changed_or_made_anew_again_and_again_leaves_no_timers() -> None:
+    node = Node(history_ttl_s=3_600.0)
+    creator = node.connect("creator", rights=CREATE)
+    for n in range(LAPSED_MIN):
+        creator.call("create_room", room="lobby")
+        creator.join("lobby")
+        creator.say("lobby", "hello")
+        creator.call("update_room", room="lobby", settings={"history_ttl": 7_200 + n})
+        creator.call("delete_room", room="lobby")
+    assert node.engine.census()["timers"] <= LAPSED_MIN + 10

@@ -97,47 +97,6 @@ def test_all_histories_together_are_bounded() -> None:
     assert node.engine.counters["history_bytes_total_max"] > 0
 
 
-def test_who_stayed_away_is_forgotten_after_a_while() -> None:
-    node = Node(offline_ttl_s=600.0)
-    node.connect("alice").close()
-    node.advance(300.0)
-    node.connect("bob").close()
-    node.advance(301.0)
-    assert node.engine.census()["offline"] == 1
-    node.advance(300.0)
-    assert node.engine.census()["people"] == 0
-    assert node.engine.next_deadline() is None
-
-
-def test_who_is_written_to_is_remembered_longer_and_holds_up_nobody() -> None:
-    node = Node(offline_ttl_s=600.0)
-    watcher = node.connect("watcher", rights=PRESENCE)
-    for user in ("alice", "bob"):
-        node.connect(user).close()
-        node.advance(100.0)
-    watcher.tell("alice", "come back")
-    node.advance(550.0)
-    seen = watcher.call("get_presence", users=["alice", "bob"])["users"]
-    assert [entry["last_seen"] is None for entry in seen] == [False, True]
-
-
-def test_who_came_back_is_not_forgotten() -> None:
-    node = Node(offline_ttl_s=600.0)
-    node.connect("alice").close()
-    node.connect("alice").join("chat")
-    node.advance(10_000.0)
-    assert node.engine.gauges()["online_users"] == 1
-    assert node.server.call("get_presence", users=["alice"])["users"][0]["status"] == "online"
-
-
-def test_coming_and_going_leaves_one_timer_not_many() -> None:
-    node = Node()
-    for _ in range(50):
-        node.connect("alice").close()
-    node.advance(1.0)
-    assert node.engine.census()["timers"] <= 2
-
-
 def test_a_room_with_one_member_is_small() -> None:
     node = Node()
     clients = [node.connect(f"user {number}") for number in range(50)]

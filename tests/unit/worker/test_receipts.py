@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -162,3 +163,18 @@ def test_new_broker_hears_all_of_it(room: Room) -> None:
     room.take()
     room.hub.announce_watches()
     assert room.take() == [(1, 2, 1), (2, 2, 0)]
+
+
+def test_who_has_left_is_not_held_by_a_room_that_always_has_a_receipt_open(room: Room) -> None:
+    staying = room.join()
+    for _ in range(20):
+        room.publish()
+        guest = room.join()
+        room.publish()
+        room.hub.confirm(guest, "r", "", room.offset)
+        room.hub.leave(guest, "r")
+        room.point.flush()
+        held = weakref.ref(guest)
+        del guest
+        assert held() is None
+    assert room.hub.confirm(staying, "r", "", room.offset)
