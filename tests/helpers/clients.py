@@ -167,7 +167,9 @@ async def people(
         yield People(server, opener, kind)
 
 
-def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+def on_loop(
+    test: Callable[..., Awaitable[None]], loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+) -> Callable[..., None]:
     """Run an async test on a loop of its own, with an end."""
 
     @functools.wraps(test)
@@ -176,6 +178,7 @@ def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
             async with asyncio.timeout(TEST_TIMEOUT_S):
                 await test(*args, **kwargs)
 
-        asyncio.run(limited())
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(limited())
 
     return run

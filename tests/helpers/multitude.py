@@ -1,27 +1,31 @@
-"""Thousands of clients in one process: a socket, a position, and what they missed. Guests, in one room.
+"""Thousands of clients in one process: a socket, a position, and what they missed. Guests, each in one of some rooms.
 
-    async with multitude(port, 10_000) as clients:          # all are members
-        ...                                                 # the server's workers are killed
-        await clients.come_back(since, spread_s=1.0)        # all at once, each `since` that position
+    async with multitude(port, 10_000, ["a", "b"]) as clients:      # all are members
+        ...                                                         # the server's workers are killed
+        await clients.come_back({"a": since, …}, spread_s=1.0)      # all at once, each since its room's position
         clients.missed(), clients.took_s
 
-A client of `helpers.clients` costs a task and a library; these cost a `Protocol`, so that ten thousand of them are no
-more work than the server they ask.
+A client of `helpers.clients` costs a task and a library. These are a `Protocol` each on libuv's loop, and decode what
+all of them are sent alike once: ten thousand are no more work than the server they ask.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import itertools
 import json
 import os
 import random
 import resource
 import time
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, cast
 
-ROOM = "room"
+import uvloop
+from helpers.clients import on_loop
+
 CLIENTS = int(os.environ.get("MULTITUDE", "400"))
 _HEAD = (
     b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -29,6 +33,16 @@ _HEAD = (
 )
 CONNECTING_MAX = 500
 PATIENCE_S = 60.0
+
+Position = dict[str, Any]
+
+on_fast_loop = functools.partial(on_loop, loop_factory=uvloop.new_event_loop)
+
+
+@functools.lru_cache(maxsize=64)
+def offsets_of(messages: bytes) -> tuple[int, ...]:
+    """Of the entries of an encoded `messages`; all who missed the same are sent the same bytes."""
+    return tuple(each["offset"] for each in json.loads(messages))
 
 
 def masked_text(payload: bytes) -> bytes:
@@ -40,21 +54,22 @@ def masked_text(payload: bytes) -> bytes:
 class Member(asyncio.Protocol):
     """`joined`: set when `room_joined` and the pages behind it are here."""
 
-    def __init__(self, since: dict[str, Any] | None) -> None:
+    def __init__(self, room: str, since: Position | None) -> None:
+        self.room = room
         self.since = since
-        self.joined: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        self.joined: asyncio.Future[tuple[int, ...]] = asyncio.get_running_loop().create_future()
         self.epoch = ""
         self.offset = 0
         self.recovered: bool | None = None
-        self._offsets: list[int] = []
+        self._offsets: tuple[int, ...] = ()
         self._data = b""
         self._upgraded = False
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(_HEAD)
+        # libuv's is one by its methods only.
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.write(_HEAD)
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.joined.done():
@@ -71,7 +86,7 @@ class Member(asyncio.Protocol):
                 self._transport.abort()
                 return
             self._upgraded, self._data = True, rest
-            join = {"type": "join_room", "id": 1, "room": ROOM}
+            join = {"type": "join_room", "id": 1, "room": self.room}
             if self.since is not None:
                 join["since"] = self.since
             self._transport.write(masked_text(json.dumps(join).encode()))
@@ -95,11 +110,13 @@ class Member(asyncio.Protocol):
     def _take(self, op: int, payload: bytes) -> None:
         if op != 1 or self.joined.done() or b'"id":1' not in payload[-16:]:
             return
-        message = json.loads(payload)
+        head, _, rest = payload.partition(b'"messages":[')
+        messages, ended, tail = rest.rpartition(b"]")
+        message = json.loads(b'%b"messages":[]%b' % (head, tail) if ended else payload)
         if message["type"] == "error":
             self._transport.abort()
             return
-        self._offsets += [each["offset"] for each in message["messages"]]
+        self._offsets += offsets_of(b"[%b]" % messages)
         if message["type"] == "room_joined":
             self.epoch, self.offset, self.recovered = message["epoch"], message["offset"], message["recovered"]
         if not message.get("more"):
@@ -110,33 +127,40 @@ class Member(asyncio.Protocol):
 
 
 class Multitude:
-    def __init__(self, port: int, count: int) -> None:
+    def __init__(self, port: int, count: int, rooms: Sequence[str]) -> None:
         self.members: list[Member] = []
-        # When each was in the room, from the moment `come_back` was called.
+        # When each was in the room, from the moment `come_back` was called; and how often one had to try again.
         self.took_s: list[float] = []
+        self.tried_again = 0
         self._port = port
         self._count = count
+        self._rooms = rooms
 
-    async def come_back(self, since: dict[str, Any] | None, spread_s: float = 0.0) -> None:
+    async def come_back(self, since: Mapping[str, Position], spread_s: float = 0.0) -> None:
         """Connect and join, each at a moment of its own within `spread_s`, and again until it is in."""
         for member in self.members:
             member.abort()
         self.members = []
         self.took_s = []
+        self.tried_again = 0
         began = time.monotonic()
         turn = asyncio.Semaphore(CONNECTING_MAX)
         async with asyncio.timeout(PATIENCE_S):
-            await asyncio.gather(*(self._one(since, spread_s, began, turn) for _ in range(self._count)))
+            rooms = itertools.islice(itertools.cycle(self._rooms), self._count)
+            await asyncio.gather(*(self._one(room, since.get(room), spread_s, began, turn) for room in rooms))
 
-    async def _one(self, since: dict[str, Any] | None, spread_s: float, began: float, turn: asyncio.Semaphore) -> None:
+    async def _one(
+        self, room: str, since: Position | None, spread_s: float, began: float, turn: asyncio.Semaphore
+    ) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(random.uniform(0.0, spread_s))
         while True:
             async with turn:
                 try:
-                    _, member = await loop.create_connection(lambda: Member(since), "127.0.0.1", self._port)
+                    _, member = await loop.create_connection(lambda: Member(room, since), "127.0.0.1", self._port)
                     await member.joined
                 except OSError:
+                    self.tried_again += 1
                     await asyncio.sleep(random.uniform(0.0, 0.5))
                     continue
             self.members.append(member)
@@ -144,14 +168,14 @@ class Multitude:
             return
 
     def missed(self) -> set[tuple[int, ...]]:
-        return {tuple(member.joined.result()) for member in self.members}
+        return {member.joined.result() for member in self.members}
 
 
 @contextlib.asynccontextmanager
-async def multitude(port: int, count: int) -> AsyncIterator[Multitude]:
-    clients = Multitude(port, count)
+async def multitude(port: int, count: int, rooms: Sequence[str] = ("room",)) -> AsyncIterator[Multitude]:
+    clients = Multitude(port, count, rooms)
     try:
-        await clients.come_back(None, spread_s=0.5)
+        await clients.come_back({}, spread_s=0.5)
         yield clients
     finally:
         for member in clients.members:
