@@ -34,11 +34,11 @@ AUTH_FAILURES_MAX = 5  # protocol §3
 
 
 class Identities:
-    """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's
-    presence) are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts
-    it into the timer wheel for its next deadline: at the start, and when one came nearer. `new_number()` is the number
-    of another connection, `announce_soon()` sees to it that `announce` is called. Without `tickets` no session can be
-    resumed."""
+    """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's presence)
+    are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts it into the
+    timer wheel for its next deadline: at the start, when one came nearer, and under another number. `new_number()` is
+    the number of another connection, `announce_soon()` sees to it that `announce` is called. Without `tickets` no
+    session can be resumed."""
 
     def __init__(
         self,
@@ -241,6 +241,7 @@ class Identities:
         del self.sessions[session.number]
         session.number = session.ticket = number
         self.sessions[number] = session
+        self._file(session)
 
     def attach(self, session: Session) -> None:
         """Tell the broker who is here (again): identity, presence mode and status of this connection."""

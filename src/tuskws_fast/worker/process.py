@@ -145,7 +145,8 @@ class Worker:
         self._next_number = records.first_conn(context.slot, context.generation)
         self._sessions: dict[int, Session] = {}
         self._watchers: set[Session] = set()
-        self._wheel: Wheel[Session] = Wheel(loop.time())
+        # Sessions by number: one that has ended is let go of at once, and not when its slot comes up.
+        self._wheel: Wheel[int] = Wheel(loop.time())
         self._revocations = Revocations()
         self._verifier = settings.verifier(config, self._revocations)
         self._flushed: dict[Metric, int] = {}
@@ -535,15 +536,16 @@ class Worker:
 
     def _file(self, session: Session) -> None:
         session.look_at = session.next_deadline(self._loop.time(), time.time(), self._times)
-        self._wheel.add(session, session.look_at)
+        self._wheel.add(session.number, session.look_at)
 
     def _tick(self) -> None:
         # First: what fails below costs this tick, and neither the next one nor the process.
         self._loop.call_later(TICK_S, self._tick)
         self._context.beat()
         now, wall = self._loop.time(), time.time()
-        for session in self._wheel.advance(now):
-            if session.look_at <= now and session.on_timer(now, wall, self._times):
+        for number in self._wheel.advance(now):
+            session = self._sessions.get(number)
+            if session is not None and session.look_at <= now and session.on_timer(now, wall, self._times):
                 self._file(session)
         self._hub.report_changes()
         for lane in self._lanes:
