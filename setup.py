@@ -60,4 +60,5 @@ setup(
         include_path=["ext"],
         build_dir="build/cython",
     ),
+    options={"build_ext": {"parallel": len(os.sched_getaffinity(0))}},
 )

@@ -147,9 +147,10 @@ class People:
         return client
 
     async def connect_on_workers(self, user: str, workers: int, **claims: Any) -> list[SpeakingClient]:
-        """Connections of one user on that many different workers: the kernel deals them out, so until it has."""
+        """Connections of one user on that many different workers: the kernel deals them out, so until it has
+        (the fullest worker gets one in thirty, and who is the fullest is a second old)."""
         found: dict[int, SpeakingClient] = {}
-        for _ in range(50 * workers):
+        for _ in range(200 * workers):
             client = await self.connect(user, **claims)
             if client.worker in found:
                 await client.close()

@@ -20,6 +20,8 @@ from helpers.bystander import Bystander, bystander
 from helpers.raw import RawClient, deflated
 from helpers.server import SECRET, RunningServer, started_server, wait_until
 
+pytestmark = pytest.mark.alone
+
 QUIET_S = 1.5
 ATTACK_S = 2.0
 MEMORY_GROWTH_MAX = 16 * 1024 * 1024

@@ -55,6 +55,7 @@ def test_fanout_on_the_c_loop_loses_nothing_and_measures_the_server(c_loop: Cont
     assert list(result["server_cpu_s_by_process"]) == [f"c_loop {c_loop.pid}"]
 
 
+@pytest.mark.alone
 def test_the_open_loop_keeps_its_rate(c_loop: Contender) -> None:
     scenario = Scenario("fanout", url=c_loop.url, protocol="raw", members=20, publishers=4, rate=400, **SHORT)
     result = run(scenario)
@@ -63,6 +64,7 @@ def test_the_open_loop_keeps_its_rate(c_loop: Contender) -> None:
     assert result.latency_us["count"] == pytest.approx(0.5 * 400 * 20, rel=0.1)
 
 
+@pytest.mark.alone
 def test_many_rooms_keep_apart(c_loop: Contender) -> None:
     result = run(Scenario("rooms", url=c_loop.url, protocol="raw", rooms=20, members=5, window=4, processes=2, **SHORT))
     assert result.valid, result.problems
@@ -181,6 +183,7 @@ def test_ping_and_pong_on_our_server(our_server: Contender) -> None:
     assert result.valid, result.problems
 
 
+@pytest.mark.alone
 def test_batched_pushes_of_our_server_are_counted_one_by_one(our_server: Contender) -> None:
     result = run(Scenario("rooms", url=our_server.url, rooms=5, members=4, window=16, batch=True, **SHORT))
     assert result.valid, result.problems
@@ -265,12 +268,14 @@ def test_each_change_of_presence_is_answered_and_pushed(our_server: Contender, p
     assert result.lost == 0
 
 
+@pytest.mark.alone
 def test_a_mixed_chat_answers_the_commands_beside_its_messages(our_server: Contender) -> None:
     result = ours(our_server, "mixed", rooms=4, members=3, rate=10, side=6, side_rate=200)
     assert result.side_replies_us["count"] == pytest.approx(100, rel=0.2)
     assert result.deliveries_per_s == pytest.approx(4 * 3 * 10, rel=0.3)
 
 
+@pytest.mark.alone
 def test_rooms_that_share_their_members_lose_nothing_either(our_server: Contender) -> None:
     flags = {"rooms": 12, "rooms_each": 4, "members": 3, "publishers": 2, "processes": 2}
     for pace in ({"window": 2}, {"rate": 20.0}):
@@ -288,6 +293,7 @@ def test_members_that_do_not_read_cost_the_others_nothing(our_server: Contender)
     assert result.slow_members["gaps"] + result.slow_members["closed"] > 0
 
 
+@pytest.mark.alone
 def test_a_join_storm_keeps_its_ramp(our_server: Contender) -> None:
     result = ours(our_server, "join", members=100, connect_rate=200, settle_s=0.1)
     assert result.opening_us["count"] == 100

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from helpers.raw import RawClient
 from helpers.server import RunningServer, started_server, wait_until
 
@@ -94,6 +95,8 @@ def test_a_limit_that_is_lowered_while_the_node_runs_costs_only_who_comes_new() 
         assert "Traceback" not in server.log_text()
 
 
+# What asks has to have asked by the time it is accepted, while the worker is busy with the crowd.
+@pytest.mark.alone
 def test_a_node_with_few_descriptors_refuses_before_it_has_none() -> None:
     with started_server(workers=1, files=FILES, connection_timeout="30s") as server:
         [worker] = server.worker_pids()

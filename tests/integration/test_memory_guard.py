@@ -32,7 +32,8 @@ def test_a_worker_short_of_memory_lets_nobody_in_and_then_those_go_who_do_not_re
         "echo": True,
         "disable_rate_limiting": True,
         "max_frame_size": "1MiB",
-        "queue_bytes_max": "64MiB",
+        # More than there is: a queue's own bounds must not come first.
+        "queue_bytes_max": 2 * LIMIT,
         "queue_age_max": "5m",
         "worker_memory_max": LIMIT,
     }

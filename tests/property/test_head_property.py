@@ -20,12 +20,12 @@ class Parsed:
         self.target = b""
         self.headers: list[tuple[bytes, bytes]] = []
         self.complete = False
-        self.behind = b""
+        self.end = len(data)
         parser = httptools.HttpRequestParser(self)
         try:
             parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self.behind = data[upgrade.args[0] :]
+            self.end = upgrade.args[0]
         self.method, self.version = parser.get_method(), parser.get_http_version()
 
     def on_url(self, url: bytes) -> None:
@@ -44,13 +44,13 @@ def check(data: bytes) -> bool:
     found = read_head(data)
     if found is None:
         return False
-    parsed = Parsed(data)
+    # What comes behind is no part of it: the parser would take it for another request.
+    parsed = Parsed(data[: found.size])
     assert (parsed.method, parsed.version, parsed.complete) == (b"GET", "1.1", True)
     assert (found.method, found.version) == ("GET", "1.1")
     assert parsed.target == found.target
     assert parsed.headers == found.headers
-    if found.all(b"upgrade") and parsed.behind:
-        assert parsed.behind == data[found.size :]
+    assert parsed.end == found.size
     return True
 
 
@@ -78,6 +78,8 @@ PIECES = st.sampled_from(
 @example(PLAIN.replace(b"\r\n\r\n", b"\r\nX: \t a \t\r\n\r\n"))
 @example(b"GET / HTTP/1.1\r\n\r\n")
 @example(b"GET s HTTP/1.1\r\n\r\n")
+@example(b"GET / HTTP/1.1\r\n\r\nHost: a.example\r\n")
+@example(b"GET / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n")
 def test_any_head_made_of_likely_pieces(data: bytes) -> None:
     check(data)
 
