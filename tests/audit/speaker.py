@@ -244,6 +244,9 @@ class Speaker:
     def _on_member_left(self, message: Message) -> None:
         self.seats[message["room"]].members.discard(message["user"]["id"])
 
+    def _on_room_members(self, message: Message) -> None:
+        self.seats[message["room"]].members = {each["userId"] for each in message["members"]}
+
     def _on_nothing(self, message: Message) -> None:
         """Pushes that say nothing which the judge looks at."""
 
@@ -350,6 +353,7 @@ _TAKERS: dict[str, Callable[[Speaker, Message], None]] = {
     "error": Speaker._on_error,
     "member_joined": Speaker._on_member_joined,
     "member_left": Speaker._on_member_left,
+    "room_members": Speaker._on_room_members,
     "presence_update": Speaker._on_nothing,
     "reconnect": Speaker._on_nothing,
 }

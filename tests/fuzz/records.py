@@ -56,7 +56,7 @@ EXAMPLES: dict[int, list[Any]] = {
     UpType.CALL: [None, 1, 63, "history", {"room": "general", "user": "bob", "limit": 5}],
     UpType.ALL: [None, BODY + "}"],
     UpType.RECOVER: ["general", "e1", 0],
-    UpType.RESTORE: [None, "general", "e0", 3],
+    UpType.RESTORE: [None, "general", "e0", 3, 0],
     UpType.KEPT: ["room\nlobby", 1, {}],
     UpType.ANNOUNCED: [0],
     UpType.CONFIRM: [None, "e1", 1],

@@ -20,6 +20,7 @@ from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.members import Members
 from tuskws_fast.broker.state import Core, Inbox, Out, Person, Room, Session
 from tuskws_fast.broker.timers import Timer
+from tuskws_fast.broker.views import Views
 from tuskws_fast.ipc.records import (
     CONN_SERVER,
     Attach,
@@ -49,9 +50,10 @@ def _nothing(*_: object) -> None: ...
 
 
 class People:
-    def __init__(self, core: Core, members: Members) -> None:
+    def __init__(self, core: Core, members: Members, views: Views) -> None:
         self._core = core
         self._members = members
+        self._views = views
         # People of whom others may have to be told something at the next tick, in the order of the changes.
         self._changed: dict[str, Person] = {}
         self._tick_armed = False
@@ -88,7 +90,7 @@ class People:
         core.waiting.discard(person.id)
         if silent:
             person.view.merge(person.leases(), core.wall)
-            person.view.pushed = person.view.status
+            core.show(person)
         else:
             self._refresh(person)
         if is_new:
@@ -170,14 +172,15 @@ class People:
     def _push(self, person: Person, rooms: Iterable[Room], out: Out) -> None:
         self._changed.pop(person.id, None)
         core, view = self._core, person.view
-        if view.status == view.pushed:
+        if view.status == view.pushed and not view.asked:
             return
-        view.pushed = view.status
+        view.asked = False
+        core.show(person)
         workers = dict.fromkeys(core.watchers)
-        told = []
+        told: dict[str, int] = {}
         for room in rooms:
             if len(room.members) <= core.limits.presence_full_max and room.members.workers:
-                told.append(room.name)
+                told[room.name] = self._views.told(room)
                 workers.update(dict.fromkeys(room.members.workers))
         if not workers:
             return

@@ -38,7 +38,7 @@ _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
     records.Call: (_NUMBER, _NUMBER, _NUMBER, _TEXT, (dict,)),
     records.All: (_NUMBER, _BYTES),
     records.Recover: (_TEXT, _TEXT, _NUMBER),
-    records.Restore: (_NUMBER, _TEXT, _TEXT, _NUMBER),
+    records.Restore: (_NUMBER, _TEXT, _TEXT, _NUMBER, _NUMBER),
     records.Kept: (_TEXT, _NUMBER, (object,)),
     records.Seen: (_TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT, _NUMBER, _NUMBER),
     records.Announced: (_NUMBER,),

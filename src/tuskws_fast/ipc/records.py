@@ -225,12 +225,14 @@ class Recover(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """Re-announced to a new broker: this connection is in `room`, and had seen up to (epoch, offset). No pushes."""
+    """Re-announced to a new broker: this connection is in `room`, and had seen up to (epoch, offset). `told`: the last
+    that this worker was given for the room."""
 
     conn: int
     room: str
     epoch: str
     offset: int
+    told: int = 0
 
 
 class Kept(NamedTuple):
@@ -306,7 +308,7 @@ class Joined(NamedTuple):
     """`conn` is a member from here on: every later `Publication` of `room` on this ring is also for it.
 
     `slow` is the room's policy for slow readers. `body` is the first `room_joined`; `pages` are further `history`
-    bodies (replay longer than a page), in order.
+    bodies (replay longer than a page), in order. `told`: see `Push`.
     """
 
     conn: int
@@ -317,10 +319,12 @@ class Joined(NamedTuple):
     body: bytes
     pages: list[bytes]
     slow: str = "disconnect"
+    told: int = 0
 
 
 class Resumed(NamedTuple):
-    """`conn` is a session from here on, and a member of `rooms`: [(name, epoch, offset, policy, `room_joined` body)…].
+    """`conn` is a session from here on, and a member of `rooms`: [(name, epoch, offset, policy, `room_joined` body,
+    `told`)…].
 
     `refused` has the `error` bodies of the other rooms. `last` False: `history` pages follow as `Reply` under the same
     tag.
@@ -335,7 +339,7 @@ class Resumed(NamedTuple):
     roles: list[str]
     claims: Claims | None
     status: str
-    rooms: list[tuple[str, str, int, str, bytes]]
+    rooms: list[tuple[str, str, int, str, bytes, int]]
     refused: dict[str, bytes]
     last: bool
 
@@ -408,19 +412,24 @@ class Publication(NamedTuple):
 
 
 class Push(NamedTuple):
-    """An unsequenced push to the members of `room` here but `exclude` (member_joined, member_left, room_stats)."""
+    """An unsequenced push to the members of `room` here but `exclude` (member_joined, member_left, room_stats …).
+
+    `told`: what they have been told of who is there when they have this, as one number; 0 = that is not known. The
+    worker keeps it for the next broker, which sees by it whether that is still true.
+    """
 
     exclude: int
     room: str
     body: bytes
+    told: int = 0
 
 
 class Presence(NamedTuple):
     """A `presence_update` of `user`: once to each connection here that shares one of `rooms` with it and wants
-    `rooms` presence, and to each that wants `all`; not to `user`'s own connections."""
+    `rooms` presence, and to each that wants `all`; not to `user`'s own connections. `rooms`: name → `told`."""
 
     user: str
-    rooms: list[str]
+    rooms: dict[str, int]
     body: bytes
 
 
@@ -642,7 +651,7 @@ def _unpack_readable(kind: int, payload: bytes) -> UpRecord | DownRecord:
     elif kind == DownType.RECOVERED:
         fields[2] = [(offset, body.encode()) for offset, body in fields[2]]
     elif kind == DownType.RESUMED:
-        fields[9] = [(name, epoch, offset, slow, body.encode()) for name, epoch, offset, slow, body in fields[9]]
+        fields[9] = [(name, epoch, at, slow, body.encode(), told) for name, epoch, at, slow, body, told in fields[9]]
         fields[10] = {name: body.encode() for name, body in fields[10].items()}
     elif kind == UpType.JOIN and fields[5] is not None:
         fields[5] = tuple(fields[5])
