@@ -44,6 +44,7 @@ class Client:
         self.status = "online"
         self.pushes: list[Object] = []
         self.inbox_at = 0
+        self.inbox_epoch = ""
         # A moment after all that happened so far.
         self.told_at = node.now + 0.1
         self.ticket = conn
@@ -282,7 +283,7 @@ class Worker:
     def _on_deliver(self, node: Node, record: records.Deliver) -> None:
         for conn in record.conns:
             if conn in self.clients:
-                self.clients[conn].inbox_at = record.offset
+                self.clients[conn].inbox_at, self.clients[conn].inbox_epoch = record.offset, record.epoch
                 self.clients[conn].pushes.append(codec.decode(record.body))
 
     def _on_evict(self, node: Node, record: records.Evict) -> None:
@@ -500,7 +501,7 @@ class Node:
         worker = self.workers[slot]
         known: list[UpRecord] = [records.Kept(key, version, value) for key, (version, value) in worker.kept.items()]
         for client in worker.clients.values():
-            known.append(client.attachment()._replace(inbox=client.inbox_at))
+            known.append(client.attachment()._replace(inbox=client.inbox_at, inbox_epoch=client.inbox_epoch))
             for name, room in worker.rooms.items():
                 if client.conn in room.members:
                     known.append(records.Restore(client.conn, name, room.epoch, room.offset, room.told))

@@ -80,7 +80,9 @@ class People:
         is_new = session is None
         if session is None:
             session = Session(record.conn, worker_of(record.conn), person, record.status)
-            session.inbox_at = record.inbox
+            # An offset of an epoch that died with the broker before this one says nothing of this one's.
+            if person.inbox is not None and person.inbox.epoch == record.inbox_epoch:
+                session.inbox_at = record.inbox
             core.sessions[record.conn] = session
         self.on_attached(session, record)
         self._set_mode(session, record.mode)
@@ -297,7 +299,7 @@ class People:
             session.inbox_at = offset
             by_worker.setdefault(session.worker, []).append(session.conn)
         for slot, conns in by_worker.items():
-            out.append((slot, Deliver(conns, body, offset)))
+            out.append((slot, Deliver(conns, body, offset, inbox.epoch)))
         if live:
             inbox.delivered = offset
         return offset
@@ -311,7 +313,7 @@ class People:
         bodies = history.last(history.top - max(inbox.confirmed, session.inbox_at), self._core.now)
         first = history.top - len(bodies) + 1
         for offset, body in enumerate(bodies, start=first):
-            out.append((session.worker, Deliver([session.conn], body, offset)))
+            out.append((session.worker, Deliver([session.conn], body, offset, inbox.epoch)))
         session.inbox_at = inbox.delivered = history.top
 
     def _deliver_recent(self, session: Session, told_at: float, out: Out) -> None:
@@ -322,7 +324,7 @@ class People:
             return
         for offset, at, body in inbox.recent:
             if at >= told_at - _TOLD_SLACK_S and offset > session.inbox_at:
-                out.append((session.worker, Deliver([session.conn], body, offset)))
+                out.append((session.worker, Deliver([session.conn], body, offset, inbox.epoch)))
                 session.inbox_at = offset
 
     def _keep_recent(self, person: Person, inbox: Inbox, confirmed: list[tuple[int, float, bytes]]) -> None:

@@ -29,6 +29,7 @@ _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
         (list, _MAYBE),
         _NUMBER,
         (int, float),
+        _TEXT,
     ),
     records.Resume: (_NUMBER, _NUMBER, _NUMBER, _NUMBER, _NUMBER, (list, _MAYBE), (dict,)),
     records.Detach: (_NUMBER, _TRUTH),

@@ -118,7 +118,7 @@ class Attach(NamedTuple):
     """A session has an identity now (guest at open, user after auth), or changed `username`, `roles`, `mode`.
 
     Idempotent. `status` is this connection's presence; it is also how a worker re-announces its leases to a new broker:
-    then `inbox` is the offset up to which the connection was sent its user's private messages.
+    then `inbox` (of `inbox_epoch`) is the offset up to which the connection was sent its user's private messages.
 
     `claims`: None for a guest, else what a token said. `ticket`: the session, under the number of its first
     connection; 0 = it has had no other. `told_at`: when the client was told that it is this user, on the monotonic
@@ -135,6 +135,7 @@ class Attach(NamedTuple):
     claims: Claims | None = None
     ticket: int = 0
     told_at: float = 0.0
+    inbox_epoch: str = ""
 
 
 class Detach(NamedTuple):
@@ -434,11 +435,13 @@ class Presence(NamedTuple):
 
 
 class Deliver(NamedTuple):
-    """`body` for exactly these connections: a private message, which has this offset in their user's inbox."""
+    """`body` for exactly these connections: a private message, which has this offset in their user's inbox, whose epoch
+    is `epoch` now."""
 
     conns: list[int]
     body: bytes
     offset: int
+    epoch: str = ""
 
 
 class Evict(NamedTuple):

@@ -214,7 +214,7 @@ class Inbox:
         for conn in record.conns:
             session = self._sessions.get(conn)
             if session is not None:
-                session.inbox_at = record.offset
+                session.inbox_at, session.inbox_epoch = record.offset, record.epoch
                 targets[session.connection] = None
         self._hub.send_to(targets, self._shown(record.body))
 
