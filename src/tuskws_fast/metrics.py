@@ -204,6 +204,7 @@ BROKER_LIMITS = (
     "positions_ahead",
     "resumable_max",
     "takeover_s",
+    "views_bytes",
     "receipts_max",
     "receipts_room_max",
     "revocations_max",

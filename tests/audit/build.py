@@ -203,7 +203,8 @@ def _install_worker_steps(switches: Switches) -> None:
 
 
 def _install_disk(switches: Switches) -> None:
-    from audit.disk import AuditedFiles
+    from audit.disk import AuditedFiles, AuditedSettings
+    from tuskws_fast.broker import journal
     from tuskws_fast.broker import process as broker
     from tuskws_fast.storage.directory import boot_id
 
@@ -212,6 +213,7 @@ def _install_disk(switches: Switches) -> None:
         return bytes.fromhex(path.read_text()) if path.exists() else boot_id()
 
     broker.Files = lambda: AuditedFiles(switches)
+    journal.SettingsFile = lambda path: AuditedSettings(path, switches)
     broker.boot_id = boot
 
 

@@ -5,6 +5,8 @@
     fault    t, what, target                                     `kill`, "worker 1"; done by us at t
     dark     t, powerless                                        every process is dead (true: and the power is off)
     cut      t                                                   what was not synced is gone; the node starts again
+    damage   t, what                                             a file of the journal is not what it was
+    alarm    t                                                   … and the node that started on it says so
     open     t, conn, user, worker                               a connection is welcomed; `conn` counts through the run
     close    t, conn, code                                       it is gone (1006: without a Close)
     say      t, conn, room, key, level                           a publication is sent, with `key` as its id
@@ -16,6 +18,14 @@
     hear     t, conn, room, epoch, offset, key                   a message pushed
     gap      t, conn, room, epoch, from, to
     status   t, conn, status                                     presence that this connection has been granted
+    write    t, conn, to, key, level                             a private message is sent
+    posted   t, conn, to, key, offset, level                     … is acknowledged
+    returned t, conn, to, key, code                              … is refused
+    post     t, conn, epoch, offset, key                         … is pushed to its user
+    confirm  t, conn, epoch, offset                              its user says that it has all up to this one
+    inbox    t, user, [[epoch, offset, key] …]                   all that a new connection of the user is sent
+    ban      t, room, user                                       is acknowledged
+    door     t, room, user, code                                 what who was banned hears, "" if they may join
     kept     t, room, epoch, offset, [[epoch, offset, key] …]    all of the room's history, as the server gives it
     members  t, room, [[user, status] …]                         who is in the room, as the server says
     view     t, conn, room, [user …]                             the same as this connection was told, push by push

@@ -20,6 +20,10 @@ from tuskws_fast.client import Client
 from tuskws_fast.client.state import Backoff
 
 PACE_S = 0.005
+# So many private messages for each in a room.
+PRIVATE = 0.1
+WARDEN = "warden"
+BAN_S = 1.0
 
 
 class Reader:
@@ -68,10 +72,11 @@ class Question:
         self._pages: list[Message] = []
         self._answer: asyncio.Future[list[Message]] = asyncio.get_running_loop().create_future()
         self._wire: Wire | None = None
+        self.letters: list[Message] = []
 
-    async def ask(self) -> list[Message]:
+    async def ask(self, user: str = "observer") -> list[Message]:
         node = self._crowd.node
-        token = node.token("observer", permissions=["history", "presence"])
+        token = node.token(user, roles=[] if user != WARDEN else ["admin"], permissions=["history", "presence"])
         await asyncio.get_running_loop().create_connection(lambda: Wire(self, token), "127.0.0.1", node.port)
         async with asyncio.timeout(60):
             return await self._answer
@@ -83,6 +88,8 @@ class Question:
         assert self._wire is not None
         if message["type"] == "welcome":
             self._wire.send(self._command)
+        elif message["type"] == "private_message":
+            self.letters.append(message)
         elif message.get("id") == 1:
             self._pages.append(message)
             if not message.get("more"):
@@ -154,6 +161,8 @@ class Crowd:
         ]
         self.readers = [Reader(self, f"reader-{n}", self.rooms[n]) for n in range(min(readers, rooms))]
         self._publishing: asyncio.Task[None] | None = None
+        self._warden: asyncio.Task[None] | None = None
+        self._banned: list[tuple[str, str]] = []
 
     def spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -186,6 +195,22 @@ class Crowd:
     def publish(self, rate: float) -> None:
         """From now on, `rate` messages a second in each room."""
         self._publishing = asyncio.get_running_loop().create_task(self._publish(rate))
+        self._warden = asyncio.get_running_loop().create_task(self._ban())
+
+    async def _ban(self) -> None:
+        """Facts that are no publications: one ban after another, of people who never came."""
+        for n in count(1):
+            room, user = self._rng.choice(self.rooms), f"villain-{n}"
+            try:
+                (answer,) = await Question(self, {"type": "ban", "room": room, "user": user}).ask(WARDEN)
+            except (OSError, RuntimeError):
+                # There is no node just now, or it ended. Whether this one is banned nobody was told.
+                await asyncio.sleep(BAN_S)
+                continue
+            if answer["type"] == "ack":
+                self._banned.append((room, user))
+                self.chronicle.write("ban", room, user)
+            await asyncio.sleep(BAN_S)
 
     async def _publish(self, rate: float) -> None:
         loop = asyncio.get_running_loop()
@@ -197,6 +222,8 @@ class Crowd:
                 for room, speakers in self._publishers:
                     level = "synced" if self._synced and self._rng.random() < self._synced else None
                     self._rng.choice(speakers).publish(room, level)
+                    if self._rng.random() < PRIVATE:
+                        self._rng.choice(speakers).write(self._rng.choice(self.speakers).user, level)
             said = due
             await asyncio.sleep(PACE_S)
 
@@ -205,6 +232,9 @@ class Crowd:
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
+        if self._warden is not None:
+            self._warden.cancel()
+            self._warden = None
         await self.until(lambda: all(each.settled for each in self.speakers), "everybody is back", 40)
         await self.until(lambda: not any(each.unanswered for each in self.speakers), "everything is answered", 20)
         tops: dict[str, int] = {}
@@ -225,6 +255,15 @@ class Crowd:
             await observer.tell(room)
         for speaker in self.speakers:
             speaker.tell_view()
+        for room, user in self._banned:
+            (answer,) = await Question(self, {"type": "join_room", "room": room}).ask(user)
+            self.chronicle.write("door", room, user, answer.get("code", ""))
+        for speaker in self.speakers:
+            # What waits comes before the answer to anything.
+            question = Question(self, {"type": "list_rooms"})
+            await question.ask(speaker.user)
+            found = [[each["epoch"], each["offset"], each.get("ref", "?")] for each in question.letters]
+            self.chronicle.write("inbox", speaker.user, found)
 
     async def close(self) -> None:
         for speaker in self.speakers:

@@ -157,14 +157,18 @@ def damages(base: Path, rng: random.Random, truncations: float) -> Iterator[tupl
     files = [
         path for path in sorted(base.rglob("*")) if path.is_file() and path.stat().st_size and "spare" not in path.name
     ]
-    used = {path: len(path.read_bytes().rstrip(b"\0")) + 64 for path in files}
+    used = {path: used_bytes(path) for path in files}
     while True:
         (path,) = rng.choices(files, [6 if each.suffix == ".seg" else 1 for each in files])
-        size = min(path.stat().st_size, used[path])
         if rng.random() < truncations:
-            yield path, rng.randrange(size), True
+            yield path, rng.randrange(used[path]), True
         else:
-            yield path, rng.randrange(size * 8), False
+            yield path, rng.randrange(used[path] * 8), False
+
+
+def used_bytes(path: Path) -> int:
+    """Of a file, what is not empty, and a little behind it."""
+    return min(path.stat().st_size, len(path.read_bytes().rstrip(b"\0")) + 64)
 
 
 def spoil(path: Path, where: int, truncate: bool) -> None:

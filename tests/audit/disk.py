@@ -17,12 +17,16 @@ from typing import TYPE_CHECKING
 
 from tuskws_fast.storage.files import Files
 from tuskws_fast.storage.format import MARK_MAGIC
+from tuskws_fast.storage.settings import FILE, MARK, SettingsFile
 
 if TYPE_CHECKING:
     from audit.build import Switches
 
 ATTRIBUTE = "user.audit"
 NAMES = "names"
+# Beside `disk`: the settings' log and mark as their last sync saw them, and the database as it was then.
+SETTINGS = "disk-settings"
+LOGS = (f"{FILE}-wal", MARK)
 
 
 def number_of(path: Path | int) -> str:
@@ -33,6 +37,26 @@ def number_of(path: Path | int) -> str:
         number = secrets.token_hex(8)
         os.setxattr(path, ATTRIBUTE, number.encode())
         return number
+
+
+class AuditedSettings(SettingsFile):
+    def __init__(self, path: Path, switches: Switches) -> None:
+        super().__init__(path)
+        self._disk = switches.directory / SETTINGS
+        self._remembers = (switches.directory / "disk").exists()
+
+    def sync(self) -> None:
+        if not self._remembers:
+            super().sync()
+            return
+        # The mark is written by what is called; how it was is what is certain until it returns.
+        log, database = (self._path.with_name(name).read_bytes() for name in (LOGS[0], FILE))
+        super().sync()
+        self._disk.mkdir(exist_ok=True)
+        for name, content in ((LOGS[0], log), (FILE, database)):
+            fresh = self._disk / f"{name}.new"
+            fresh.write_bytes(content)
+            fresh.rename(self._disk / name)
 
 
 class AuditedFiles(Files):

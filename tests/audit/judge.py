@@ -8,10 +8,13 @@ What must hold, whatever was done to the node:
                 is missing; a replay is whole
     order       two messages of one connection, both sent once, have their order
     storage     what was acknowledged as `stored`, and what anybody heard in an epoch that is stored, is in the history
-                in the end; after a loss of power what was acknowledged as `synced` is
+                in the end; after a loss of power what was acknowledged as `synced` is; after damage whatever is still
+                in its room's epoch, and all of it where the node gave no alarm
     history     has no hole
     end         who is connected has heard everything; who asked has been answered
     presence    who the server says is in a room, and who a member was told is, is who is there
+    letters     see `letters`
+    doors       who was banned stays so; a loss of power within `BAN_UNSYNCED_US` may undo it
 
 An epoch in which something was acknowledged as `accepted` though the best was asked for is *volatile*: the disk
 refused, and its messages may be gone, or be published again, when the broker has died.
@@ -24,10 +27,13 @@ from collections.abc import Iterable, Set
 from dataclasses import dataclass, field
 from typing import Any
 
+from audit.letters import Letters
 from audit.verdict import Verdict, percentile, quantile
 
 STORED, SYNCED = ("stored", "synced"), "synced"
 NEVER = -(10**12)
+BAN_UNSYNCED_US = 1_000_000
+DISK_FAILS_US = 4_000_000
 Place = tuple[str, int]
 
 
@@ -61,6 +67,7 @@ class Stream:
 class Connection:
     user: str
     worker: int
+    opened: int
     streams: dict[str, Stream] = field(default_factory=dict)
     status: str = "online"
 
@@ -89,6 +96,10 @@ class Judge:
         self._absent: dict[str, Absence] = {}
         self._volatile: set[tuple[str, str]] = set()
         self._cuts: list[int] = []
+        # When files were damaged of which the node said so, and of the last damage, whether it has.
+        self._alarms: list[int] = []
+        self._damaged = 0
+        self._bans: dict[tuple[str, str], int] = {}
         self._kept: dict[str, tuple[int, str, int, list[Any]]] = {}
         self._members: dict[str, list[Any]] = {}
         self._views: dict[tuple[int, str], list[str]] = {}
@@ -97,6 +108,7 @@ class Judge:
         self._outages: dict[str, list[float]] = defaultdict(list)
         self._returns: list[float] = []
         self._latency: dict[str, Counter[int]] = defaultdict(Counter)
+        self._letters = Letters(self._verdict, self._deprived)
         self._counts: Counter[str] = Counter()
         self._fault_counts: Counter[str] = Counter()
 
@@ -127,6 +139,9 @@ class Judge:
 
     def _on_fault(self, what: str, target: str) -> None:
         self._fault_counts[f"{what} {target.split(maxsplit=1)[0]}" if target else what] += 1
+        if what == "disk":
+            # A broker whose write fails starts over, at any time while it lasts.
+            self._hurt["broker 0"] = self._t + DISK_FAILS_US
         if what in ("kill", "stop"):
             self._hurt[target] = self._t
             if target == "broker 0":
@@ -139,10 +154,18 @@ class Judge:
     def _on_cut(self) -> None:
         self._cuts.append(self._t)
 
+    def _on_damage(self, what: str) -> None:
+        self._damaged = self._t
+        self._fault_counts["damage"] += 1
+
+    def _on_alarm(self) -> None:
+        self._alarms.append(self._damaged)
+        self._fault_counts["damage that was told"] += 1
+
     # -- connections ---------------------------------------------------------------------------------------------------
 
     def _on_open(self, conn: int, user: str, worker: int) -> None:
-        self._conns[conn] = Connection(user, worker)
+        self._conns[conn] = Connection(user, worker, self._t)
         self._counts["opened"] += 1
 
     def _on_close(self, conn: int, code: int) -> None:
@@ -294,6 +317,44 @@ class Judge:
         connection.streams[room] = Stream(epoch, offset, offset)
         self._was[connection.user, room] = (epoch, offset)
 
+    # -- private messages ----------------------------------------------------------------------------------------------
+
+    def _on_write(self, conn: int, to: str, key: str, level: str | None) -> None:
+        self._letters.write(self._t, to, key)
+
+    def _on_posted(self, conn: int, to: str, key: str, offset: int, level: str) -> None:
+        self._letters.posted(self._t, key, offset, level)
+
+    def _on_returned(self, conn: int, to: str, key: str, code: str) -> None:
+        if code != "unavailable":
+            self._fault("refused", f"{key} to {to}: {code}")
+
+    def _on_post(self, conn: int, epoch: str, offset: int, key: str) -> None:
+        self._counts["private_heard"] += 1
+        connection = self._conns[conn]
+        outlived = self._hurt.get("broker 0", NEVER) > connection.opened
+        self._letters.post(self._t, conn, connection.user, epoch, offset, key, outlived)
+
+    def _on_confirm(self, conn: int, epoch: str, offset: int) -> None:
+        self._letters.confirm(self._t, self._conns[conn].user, epoch, offset)
+
+    def _on_inbox(self, user: str, messages: list[Any]) -> None:
+        self._counts["private_waiting"] += len(messages)
+        self._letters.waiting(self._t, user, messages)
+
+    # -- doors ---------------------------------------------------------------------------------------------------------
+
+    def _on_ban(self, room: str, user: str) -> None:
+        self._bans[room, user] = self._t
+        self._counts["bans"] += 1
+
+    def _on_door(self, room: str, user: str, code: str) -> None:
+        banned = self._bans[room, user]
+        if code != "forbidden" and not self._cut_between(banned, banned + BAN_UNSYNCED_US):
+            self._fault(
+                "door", f"{user}, banned in {room} at {banned / 1e6:.3f} s, is answered {code or 'room_joined'}"
+            )
+
     # -- what the server says in the end -------------------------------------------------------------------------------
 
     def _on_kept(self, room: str, epoch: str, offset: int, messages: list[Any]) -> None:
@@ -339,11 +400,19 @@ class Judge:
         self._judge_storage()
         self._judge_order()
         self._judge_end()
+        self._letters.judge()
         self._count()
         return self._verdict
 
     def _cut_between(self, first: int, last: int) -> bool:
         return any(first <= cut <= last for cut in self._cuts)
+
+    def _damaged_between(self, first: int, last: int) -> bool:
+        return any(first <= alarm <= last for alarm in self._alarms)
+
+    def _deprived(self, first: int, last: int, level: str) -> bool:
+        """May what was known at `first`, at this level, be gone at `last`?"""
+        return self._damaged_between(first, last) or (level != SYNCED and self._cut_between(first, last))
 
     def _judge_doubles(self) -> None:
         for (key, second), (t, first) in self._doubles.items():
@@ -352,6 +421,8 @@ class Judge:
             if (room, first[0]) in self._volatile or (room, second[0]) in self._volatile:
                 continue
             if self._cut_between(message.placed, t) and not (message.level == SYNCED and message.acked_place == first):
+                continue
+            if self._damaged_between(message.placed, t):
                 continue
             self._verdict.fault("duplicate", t, f"{key} in {room} is {first} and {second}")
 
@@ -370,6 +441,8 @@ class Judge:
                 continue
             known = message.acked or message.placed
             if known < last_cut and message.level != SYNCED:
+                continue
+            if place[0] != self._kept[room][1] and self._damaged_between(known, self._t):
                 continue
             if message.level in STORED:
                 self._verdict.fault("lost", known, f"{key}: {room} {place}, acknowledged as {message.level}")
@@ -404,6 +477,7 @@ class Judge:
         figures = self._verdict.figures
         figures.update(self._counts)
         figures["said"] = len(self._messages)
+        figures["private_said"] = len(self._letters.letters)
         figures["said_again"] = sum(message.times - 1 for message in self._messages.values())
         for level in ("accepted", "stored", "synced"):
             figures[level] = sum(1 for message in self._messages.values() if message.level == level)
@@ -430,6 +504,8 @@ class Judge:
         "fault": _on_fault,
         "dark": _on_dark,
         "cut": _on_cut,
+        "damage": _on_damage,
+        "alarm": _on_alarm,
         "open": _on_open,
         "close": _on_close,
         "say": _on_say,
@@ -441,6 +517,14 @@ class Judge:
         "hear": _on_hear,
         "gap": _on_gap,
         "status": _on_status,
+        "write": _on_write,
+        "posted": _on_posted,
+        "returned": _on_returned,
+        "post": _on_post,
+        "confirm": _on_confirm,
+        "inbox": _on_inbox,
+        "ban": _on_ban,
+        "door": _on_door,
         "kept": _on_kept,
         "members": _on_members,
         "view": _on_view,

@@ -42,6 +42,7 @@ WEIGHTS = {
     "kill node": 2,
     "kill supervisor": 1,
     "power": 2,
+    "damage": 2,
     "disk": 4,
     "clock": 3,
     "churn": 12,
@@ -60,6 +61,8 @@ def mixed(rng: random.Random, only: str = "") -> Iterator[Blow]:
         elif what == "stop":
             long = target != "supervisor" and rng.random() < 0.15
             yield Blow("stop", target, "", LONG_STOP_S if long else rng.uniform(*SHORT_STOP_S), pick, pause_s)
+        elif what == "damage":
+            yield Blow("damage", detail=rng.choice(("flip", "cut")), pick=pick, pause_s=3.0)
         elif what == "disk":
             operation, error = rng.choice(ERRORS)
             yield Blow("disk", detail=f"{operation} {error}", seconds=rng.uniform(0.5, 3.0), pause_s=3.0)

@@ -2,6 +2,10 @@
 
 `cut` is called when every process of the node is dead. What was synced is known from `disk`; of each block that differs
 from it, and each name that is newer than the last sync of the directory, `choose()` decides whether it made it.
+
+SQLite's log is treated alike, as its last `SettingsFile.sync` saw it. The database itself is left as it is: SQLite
+syncs the log before it changes the database, and the database before it uses the log again. That it can be trusted with
+this is not audited here; where it has just done so the log is left alone too.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ import secrets
 from collections.abc import Callable
 from pathlib import Path
 
-from audit.disk import NAMES, number_of
+from audit.disk import LOGS, NAMES, SETTINGS, number_of
+from tuskws_fast.storage.settings import FILE
 
 BLOCK = 512
 
@@ -36,6 +41,19 @@ def cut(journal: Path, build: Path, choose: Callable[[], bool]) -> None:
         (disk / number_of(journal / name)).write_bytes(content)
     (disk / NAMES).write_text(json.dumps({name: number_of(journal / name) for name in left}))
     (build / "boot").write_text(secrets.token_hex(16))
+
+
+def cut_settings(data: Path, build: Path, choose: Callable[[], bool]) -> None:
+    disk = build / SETTINGS
+    copied = (disk / FILE).read_bytes() if (disk / FILE).exists() else None
+    if not (data / FILE).exists() or copied not in (None, (data / FILE).read_bytes()):
+        return
+    disk.mkdir(exist_ok=True)
+    for name in LOGS:
+        if (data / name).exists():
+            left = _content(disk / name, (data / name).read_bytes(), choose)
+            (data / name).write_bytes(left)
+            (disk / name).write_bytes(left)
 
 
 def _content(copy: Path, cached: bytes | None, choose: Callable[[], bool]) -> bytes:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from audit import power
+from audit import damage, power
 from audit.build import BROKER_STEPS
 from audit.chronicle import Chronicle, events
 from audit.crowd import Crowd
+from audit.disk import number_of
 from audit.judge import Judge
 from audit.nemesis import Blow, mixed
 from audit.node import Node
@@ -116,10 +117,12 @@ class Stage:
 
     async def _die(self, blow: Blow) -> None:
         """A death at a step; by whom is known when it has happened."""
-        before = self.node.children()
+        before: dict[str, int] = {}
         self.node.switches.arm(blow.detail)
         deadline = time.monotonic() + STEP_S
-        while self.node.switches.armed(blow.detail) and time.monotonic() < deadline:  # noqa: ASYNC110 - a file
+        while self.node.switches.armed(blow.detail) and time.monotonic() < deadline:
+            # Who reaches it may have been born a moment ago.
+            before = {**self.node.children(), **before}
             await asyncio.sleep(0.002)
         if self.node.switches.disarm(blow.detail):
             self.chronicle.write("fault", "unreached", blow.detail)
@@ -163,10 +166,32 @@ class Stage:
         if powerless:
             share = self._fate.choice((0.0, 0.5, 1.0))
             power.cut(self.node.data / "journal", self.node.build, lambda: self._fate.random() < share)
+            power.cut_settings(self.node.data, self.node.build, lambda: self._fate.random() < share)
             self.chronicle.write("cut")
         self.node.switches.heal()
         self.node.start()
         await loop.run_in_executor(None, self.node.wait_ready)
+
+    async def _damage(self, blow: Blow) -> None:
+        """Every process dies, and a segment of the journal rots: on the disk, so that no loss of power mends it."""
+        loop = asyncio.get_running_loop()
+        self.chronicle.write("dark", False)
+        await loop.run_in_executor(None, self.node.kill_all)
+        segments = [each for each in sorted((self.node.data / "journal").glob("*.seg")) if each.stat().st_size]
+        if segments:
+            path = self._fate.choice(segments)
+            where = int(blow.pick * damage.used_bytes(path) * (1 if blow.detail == "cut" else 8))
+            self.chronicle.write("damage", f"{path.name} {blow.detail} {where}")
+            copy = self.node.build / "disk" / number_of(path)
+            for each in (path, copy):
+                if each.exists() and each.stat().st_size > (where if blow.detail == "cut" else where // 8):
+                    damage.spoil(each, where, blow.detail == "cut")
+        logged = len(self.node.log.read_bytes())
+        self.node.switches.heal()
+        self.node.start()
+        await loop.run_in_executor(None, self.node.wait_ready)
+        if segments and b"the journal is damaged" in self.node.log.read_bytes()[logged:]:
+            self.chronicle.write("alarm")
 
     async def _disk(self, blow: Blow) -> None:
         operation, error = blow.detail.split()

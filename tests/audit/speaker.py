@@ -24,6 +24,8 @@ PAD = "x" * 64
 OPEN_S = 12.0
 # Publications of one speaker that may be without an answer: while there is no broker it waits, as people do.
 UNANSWERED_MAX = 500
+# Of the private messages that come, so many are confirmed, and all before them.
+CONFIRMING = 0.2
 STATUSES = ("online", "online", "away", "busy")
 
 
@@ -55,11 +57,14 @@ class Speaker:
         self._wire: Wire | None = None
         self._numbers = count(1)
         self._joins: dict[int, str] = {}
+        self._leaves: dict[int, str] = {}
         self._resume = 0
         self._status_id = 0
         self._numbered = count(1)
         self._welcomed = False
         self._stopped = False
+        # Private messages without an answer: key → (to, level).
+        self._letters: dict[str, tuple[str, str | None]] = {}
 
     # -- the connection ------------------------------------------------------------------------------------------------
 
@@ -70,7 +75,7 @@ class Speaker:
 
     @property
     def unanswered(self) -> int:
-        return sum(len(seat.unanswered) for seat in self.seats.values())
+        return len(self._letters) + sum(len(seat.unanswered) for seat in self.seats.values())
 
     def connect(self) -> None:
         if not self._stopped:
@@ -99,6 +104,7 @@ class Speaker:
     def on_lost(self, code: int) -> None:
         self._wire = None
         self._joins.clear()
+        self._leaves.clear()
         for seat in self.seats.values():
             seat.joined = False
         if self._welcomed:
@@ -170,6 +176,7 @@ class Speaker:
 
     def _on_resumed(self, message: Message) -> None:
         self._ticket = message["session"]
+        self._write_again()
         if self._status_granted:
             self._chronicle.write("status", self.conn, self.status)
         elif self.status != "online":
@@ -187,6 +194,7 @@ class Speaker:
         self._join_all()
 
     def _join_all(self) -> None:
+        self._write_again()
         for room in self.seats:
             self._join(room)
         self._status_granted = False
@@ -228,6 +236,7 @@ class Speaker:
                 self._say(room, key, level)
 
     def _on_room_left(self, message: Message) -> None:
+        self._leaves.pop(message.get("id") or 0, None)
         self._chronicle.write("leave", self.conn, message["room"])
         self._join(message["room"])
 
@@ -238,11 +247,21 @@ class Speaker:
         seat.offset = max(last, seat.offset) if epoch == seat.epoch else last
         seat.epoch = epoch
 
+    def _on_private_message(self, message: Message) -> None:
+        epoch, offset = message["epoch"], message["offset"]
+        self._chronicle.write("post", self.conn, epoch, offset, self._checked(message))
+        if self._rng.random() < CONFIRMING:
+            self._chronicle.write("confirm", self.conn, epoch, offset)
+            self._send({"type": "ack", "inbox": True, "epoch": epoch, "offset": offset})
+
     def _on_member_joined(self, message: Message) -> None:
         self.seats[message["room"]].members.add(message["user"]["id"])
 
     def _on_member_left(self, message: Message) -> None:
         self.seats[message["room"]].members.discard(message["user"]["id"])
+
+    def _on_room_members(self, message: Message) -> None:
+        self.seats[message["room"]].members = {each["userId"] for each in message["members"]}
 
     def _on_nothing(self, message: Message) -> None:
         """Pushes that say nothing which the judge looks at."""
@@ -252,6 +271,10 @@ class Speaker:
         if key == self._status_id:
             self._status_granted = True
             self._chronicle.write("status", self.conn, self.status)
+            return
+        if key in self._letters:
+            to, _ = self._letters.pop(key)
+            self._chronicle.write("posted", self.conn, to, key, message["offset"], message["level"])
             return
         room = message["room"]
         if self.seats[room].unanswered.pop(key, "none") == "none":
@@ -275,8 +298,14 @@ class Speaker:
             if code != "unavailable":
                 self.on_odd(f"joining {room}: {message}")
             self._later(wait_s, lambda: self._join(room))
+        elif number in self._leaves and code == "unavailable":
+            # It is a member still, and has said nothing meanwhile.
+            self.seats[self._leaves.pop(number)].joined = True
         elif number == self._status_id:
             self._later(wait_s, self._set_status)
+        elif number in self._letters:
+            self._chronicle.write("returned", self.conn, self._letters[number][0], number, code)
+            self._later(wait_s, lambda: self._write(number))
         else:
             for room, seat in self.seats.items():
                 if number in seat.unanswered:
@@ -327,12 +356,34 @@ class Speaker:
         self._chronicle.write("say", self.conn, room, key, level)
         self._send(command)
 
+    def write(self, to: str, level: str | None) -> None:
+        """One private message more."""
+        if self._wire is not None and self.settled and len(self._letters) < UNANSWERED_MAX:
+            key = f"{self.user}-{next(self._numbered)}"
+            self._letters[key] = to, level
+            self._write(key)
+
+    def _write(self, key: str) -> None:
+        if key in self._letters:
+            to, level = self._letters[key]
+            command: Message = {"type": "private_message", "id": key, "to": to, "message": {"n": key, "pad": PAD}}
+            if level is not None:
+                command["ack"] = level
+            self._chronicle.write("write", self.conn, to, key, level)
+            self._send(command)
+
+    def _write_again(self) -> None:
+        for key in list(self._letters):
+            self._write(key)
+
     def leave(self) -> None:
         """A room, and join it again."""
         room, seat = self._rng.choice(list(self.seats.items()))
         if seat.joined and not seat.unanswered:
             seat.joined = False
-            self._send({"type": "leave_room", "id": next(self._numbers), "room": room})
+            number = next(self._numbers)
+            self._leaves[number] = room
+            self._send({"type": "leave_room", "id": number, "room": room})
 
     def tell_view(self) -> None:
         for room, seat in self.seats.items():
@@ -347,9 +398,11 @@ _TAKERS: dict[str, Callable[[Speaker, Message], None]] = {
     "resumed": Speaker._on_resumed,
     "auth_success": Speaker._on_auth_success,
     "gap": Speaker._on_gap,
+    "private_message": Speaker._on_private_message,
     "error": Speaker._on_error,
     "member_joined": Speaker._on_member_joined,
     "member_left": Speaker._on_member_left,
+    "room_members": Speaker._on_room_members,
     "presence_update": Speaker._on_nothing,
     "reconnect": Speaker._on_nothing,
 }

@@ -107,6 +107,117 @@ def test_heard_before_a_loss_of_power_and_published_again_after_it_is_no_duplica
     assert tale.add("kept", ROOM, "f", 2, [["e", 1, "m1"], ["f", 2, "m2"]]).faults() == {}
 
 
+def lost_in_damage(*signs: tuple[str, ...]) -> Tale:
+    """The second message was there before a file was damaged, and is not kept; the room has another epoch."""
+    tale = Tale().published(1).published(2, level="synced").add("dark", False)
+    for sign in signs:
+        tale.add(*sign)
+    tale.add("close", 1, 1006).add("close", 2, 1006)
+    for conn, user in ((3, "ann"), (4, "bob")):
+        tale.add("open", conn, user, 0).add("join", conn, ROOM, ["e", 2], "f", 2, False)
+    return tale
+
+
+def test_damage_that_is_told_may_cost_what_was_there_before_it() -> None:
+    kept = "kept", ROOM, "f", 2, []
+    signs = ("damage", "1.seg flip 7"), ("alarm",)
+    assert lost_in_damage(*signs).add(*kept).faults() == {}
+    assert lost_in_damage(signs[0]).add(*kept).faults() == {"lost": 2}
+    tale = lost_in_damage(*signs).said(3, epoch="f", conn=3).heard(3, conn=3, epoch="f").heard(3, conn=4, epoch="f")
+    assert tale.add("kept", ROOM, "f", 3, []).faults() == {"lost": 1}
+
+
+def test_damage_excuses_nothing_in_a_room_that_keeps_its_epoch() -> None:
+    tale = Tale().published(1, 2).add("damage", "1.seg flip 7").add("alarm")
+    assert tale.add("kept", ROOM, "e", 2, [["e", 2, "m2"]]).faults() == {"lost": 1}
+
+
+def test_a_ban_holds_over_everything_but_a_loss_of_power_at_once() -> None:
+    assert Tale().add("ban", ROOM, "eve").add("door", ROOM, "eve", "forbidden").faults() == {}
+    assert Tale().add("ban", ROOM, "eve").add("dark", False).add("door", ROOM, "eve", "").faults() == {"door": 1}
+    assert Tale().add("ban", ROOM, "eve").add("cut").add("door", ROOM, "eve", "").faults() == {}
+    tale = Tale().add("ban", ROOM, "eve")
+    for _ in range(1000):
+        tale.add("status", 1, "online")
+    assert tale.add("cut").add("door", ROOM, "eve", "").faults() == {"door": 1}
+
+
+# -- private messages: ann writes to bob -----------------------------------------------------------------------------
+
+
+class Letters(Tale):
+    def wrote(self, *offsets: int, level: str = "stored", heard: bool = True) -> Letters:
+        for offset in offsets:
+            self.add("write", 1, "bob", f"m{offset}", None).add("posted", 1, "bob", f"m{offset}", offset, level)
+            if heard:
+                self.sent(offset)
+        return self
+
+    def sent(self, *offsets: int, conn: int = 2, epoch: str = "i", key: str = "") -> Letters:
+        for offset in offsets:
+            self.add("post", conn, epoch, offset, key or f"m{offset}")
+        return self
+
+    def waits(self, *offsets: int) -> Letters:
+        self.add("inbox", "bob", [["i", offset, f"m{offset}"] for offset in offsets])
+        return self
+
+
+def test_letters_that_come_and_are_kept_until_they_are_confirmed() -> None:
+    tale = Letters().wrote(1, 2, 3)
+    tale.add("confirm", 2, "i", 2)
+    assert tale.waits(3).faults() == {}
+    assert tale.verdict().figures["private_said"] == 3
+
+
+@pytest.mark.parametrize(
+    ("tale", "faults"),
+    [
+        (Letters().wrote(1).wrote(2, heard=False).waits(1), {"lost": 1}),
+        (Letters().wrote(1, 2).waits(2), {"lost": 1}),
+        (Letters().wrote(1).wrote(2, heard=False).wrote(3).waits(1, 2, 3), {"silent gap": 1}),
+        (Letters().wrote(1, 2).sent(1).waits(1, 2), {"order": 1}),
+        (Letters().wrote(1).sent(2, key="m1").waits(1), {"duplicate": 1, "lost": 1}),
+        (Letters().wrote(1).wrote(2, heard=False).sent(1, conn=1), {"odd": 1, "lost": 1}),
+        (Letters().wrote(1, 2).sent(3, key="m2").waits(1, 2, 3), {"duplicate": 1, "odd": 1, "position": 1}),
+        (Letters().add("write", 1, "bob", "m1", None), {"unanswered": 1}),
+        (
+            Letters().add("write", 1, "bob", "m1", None).add("returned", 1, "bob", "m1", "queue_full"),
+            {"refused": 1, "unanswered": 1},
+        ),
+        (Letters().wrote(1, 2, 3).waits(1, 3), {"history": 1, "lost": 1}),
+    ],
+)
+def test_letters_that_are_not_well(tale: Letters, faults: dict[str, int]) -> None:
+    assert tale.faults() == faults
+
+
+def test_a_connection_that_begins_behind_what_was_confirmed() -> None:
+    tale = Letters().wrote(1, 2, 3)
+    tale.add("confirm", 2, "i", 1).add("close", 2, 1000).enter(3, "bob")
+    assert tale.sent(3, conn=3).faults() == {"silent gap": 1}
+
+
+def test_letters_may_be_sent_again_on_a_connection_that_outlived_a_broker() -> None:
+    tale = Letters().wrote(1, 2)
+    tale.add("fault", "kill", "broker 0")
+    assert tale.sent(1, 2).wrote(3).waits(1, 2, 3).faults() == {}
+
+
+def test_a_letter_that_is_acknowledged_when_it_is_written_again_after_a_loss_of_power() -> None:
+    tale = Letters().add("write", 1, "bob", "m1", "synced")
+    tale.add("post", 2, "i", 1, "m1").add("cut").add("write", 1, "bob", "m1", "synced")
+    tale.add("posted", 1, "bob", "m1", 1, "synced").add("close", 2, 1000).enter(3, "bob")
+    assert tale.add("post", 3, "j", 1, "m1").add("inbox", "bob", [["j", 1, "m1"]]).faults() == {}
+
+
+@pytest.mark.parametrize(("level", "faults"), [("stored", {}), ("synced", {"lost": 1})])
+def test_a_loss_of_power_may_cost_letters_that_were_not_synced(level: str, faults: dict[str, int]) -> None:
+    tale = Letters().wrote(1).wrote(2, level=level)
+    tale.add("cut")
+    assert tale.waits(1).faults() == faults
+
+
 def test_death_of_all_processes_excuses_nothing() -> None:
     tale = Tale().published(1, 2).add("dark", False)
     assert tale.kept(1, top=2).faults() == {"history": 1, "lost": 1}

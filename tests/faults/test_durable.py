@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from audit import damage, power
 from audit.build import BROKER_STEPS, Switches
+from audit.disk import LOGS, SETTINGS
+from audit.node import Node
 from helpers.clients import on_loop, people
 from helpers.durable import Load, heard_until, history, kill_all, node, on_thread, speaker, until
-from helpers.server import RunningServer
+from helpers.server import RunningServer, wait_until
 
 from tuskws_fast.client import Client
 
@@ -178,6 +181,26 @@ async def test_settings_and_sanctions_are_there_after_every_process_is_killed(tm
             assert (await carl.request("broadcast", room="open", message="hi"))["code"] == "moderated"
             info = await owner.request("room_info", room="private")
             assert (info["settings"]["history_size"], info["settings"]["password"]) == (7, True)
+
+
+def test_doors_stay_closed_over_a_loss_of_power(tmp_path: Path) -> None:
+    node = Node(tmp_path / "node", 1, remembers=True, **damage.KEEP)
+    node.start()
+    try:
+        node.wait_ready()
+        damage.furnish(node)
+        log, copy = node.data / LOGS[0], node.build / SETTINGS / LOGS[0]
+        wait_until(lambda: copy.exists() and copy.read_bytes() == log.read_bytes(), "what was saved last is synced")
+        node.kill_all()
+        power.cut(node.data / "journal", node.build, lambda: False)
+        power.cut_settings(node.data, node.build, lambda: False)
+        node.start()
+        node.wait_ready()
+        for user, room in ((damage.STRANGER, damage.VAULT), (damage.BANNED, damage.ROOMS[0])):
+            with damage.client(node, user) as outside:
+                assert damage.ask(outside, "join_room", room=room, password=damage.PASSWORD)["code"] == "forbidden"
+    finally:
+        node.kill_all()
 
 
 @on_loop

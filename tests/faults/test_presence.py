@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -114,3 +115,43 @@ async def test_lost_for_longer_than_the_grace_is_told_once_and_back_again_once()
             ann = await in_room(await crowd.connect("ann"))
             await bob.expect("presence_update", userId="ann", status="online")
             await bob.nothing_of("presence_update")
+
+
+@on_loop
+async def test_broker_that_dies_with_who_was_in_the_grace_leaves_no_ghost_in_any_list() -> None:
+    async with running_server(workers=2, jwt_secret=SECRET, leave_grace="2s") as server, people(server) as crowd:
+        bob = await in_room(await crowd.connect("bob"))
+        carl = await in_room(await crowd.connect("carl"))
+        ann = await in_room(await crowd.connect("ann"))
+        await ann.close(1001)
+        await pace(0.3)  # the broker knows that she is lost
+        os.kill(server.broker_pid(), signal.SIGKILL)
+        for member in (bob, carl):
+            told = await member.expect("room_members", room=ROOM, member_count=2)
+            assert {each["userId"] for each in told["members"]} == {"bob", "carl"}
+
+
+@on_loop
+async def test_list_given_by_a_new_broker_is_whole_though_a_worker_has_yet_to_announce_itself() -> None:
+    async with running_server(workers=2, jwt_secret=SECRET) as server, people(server) as crowd:
+        ann = await in_room(await crowd.connect("ann"))
+        bob = await crowd.connect("bob")
+        while bob.worker == ann.worker:
+            await bob.close()
+            bob = await crowd.connect("bob")
+
+        async def answers() -> bool:
+            return (await bob.request("private_message", to="zed", message=1))["type"] == "ack"
+
+        slow = server.worker_pids()[ann.worker]
+        os.kill(slow, signal.SIGSTOP)
+        try:
+            os.kill(server.broker_pid(), signal.SIGKILL)
+            await eventually(answers, "a new broker takes messages", 5.0)
+            joining = asyncio.ensure_future(bob.request("join_room", room=ROOM))
+            await pace(0.5)
+        finally:
+            os.kill(slow, signal.SIGCONT)
+        joined = await joining
+        assert {each["userId"] for each in joined["members"]} == {"ann", "bob"}
+        await ann.expect("member_joined", member_count=2)

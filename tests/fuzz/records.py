@@ -48,7 +48,7 @@ DELAYS_S = (0.05, 1.0, 11.0, 400.0, 4000.0)
 BODY = '{"type":"room_message","room":"general","message":1,"from":"ann"'
 # Fields of a well-meant record of each type; `None` is a connection, the others are as they stand.
 EXAMPLES: dict[int, list[Any]] = {
-    UpType.ATTACH: [None, "ann", "Ann", ["admin"], 1, "online", 0, [None, 0, [["g*", 3]], "t-1", 1.0], 0, 0.0],
+    UpType.ATTACH: [None, "ann", "Ann", ["admin"], 1, "online", 0, [None, 0, [["g*", 3]], "t-1", 1.0], 0, 0.0, ""],
     UpType.DETACH: [None, True],
     UpType.JOIN: [None, 1, 63, "general", None, ["e1", 0], 10],
     UpType.LEAVE: [None, 1, "general"],
@@ -56,7 +56,7 @@ EXAMPLES: dict[int, list[Any]] = {
     UpType.CALL: [None, 1, 63, "history", {"room": "general", "user": "bob", "limit": 5}],
     UpType.ALL: [None, BODY + "}"],
     UpType.RECOVER: ["general", "e1", 0],
-    UpType.RESTORE: [None, "general", "e0", 3],
+    UpType.RESTORE: [None, "general", "e0", 3, 0],
     UpType.KEPT: ["room\nlobby", 1, {}],
     UpType.ANNOUNCED: [0],
     UpType.CONFIRM: [None, "e1", 1],
@@ -201,7 +201,7 @@ def settle_in(broker: Broker) -> None:
         for n, user in enumerate(("ann", "bob"), 1):
             conn = records.first_conn(worker, 1) + n
             for kind, fields in (
-                (UpType.ATTACH, [conn, user, user, [], n % 3, "online", 0, None, 0, 0.0]),
+                (UpType.ATTACH, [conn, user, user, [], n % 3, "online", 0, None, 0, 0.0, ""]),
                 (UpType.JOIN, [conn, n, 63, "general", None, None, 5]),
             ):
                 broker.receive(worker, kind, codec.encode(fields))

@@ -44,6 +44,7 @@ class Client:
         self.status = "online"
         self.pushes: list[Object] = []
         self.inbox_at = 0
+        self.inbox_epoch = ""
         # A moment after all that happened so far.
         self.told_at = node.now + 0.1
         self.ticket = conn
@@ -153,9 +154,10 @@ class Client:
 
 
 class LocalRoom:
-    def __init__(self, epoch: str, offset: int) -> None:
+    def __init__(self, epoch: str, offset: int, told: int) -> None:
         self.epoch = epoch
         self.offset = offset
+        self.told = told
         self.members: dict[int, Client] = {}
 
 
@@ -198,7 +200,7 @@ class Worker:
             return
         room = self.rooms.get(record.room)
         if room is None:
-            room = self.rooms[record.room] = LocalRoom(record.epoch, record.offset)
+            room = self.rooms[record.room] = LocalRoom(record.epoch, record.offset, record.told)
         assert (room.epoch, room.offset) == (record.epoch, record.offset), "a join is a step in the room's order"
         room.members[record.conn] = client
 
@@ -213,8 +215,8 @@ class Worker:
         client.status, client.claims = record.status, record.claims
         self.clients[record.conn] = client
         rooms: Object = {name: codec.decode(body) for name, body in record.refused.items()}
-        for name, epoch, offset, _, body in record.rooms:
-            room = self.rooms.setdefault(name, LocalRoom(epoch, offset))
+        for name, epoch, offset, _, body, told in record.rooms:
+            room = self.rooms.setdefault(name, LocalRoom(epoch, offset, told))
             assert (room.epoch, room.offset) == (epoch, offset), "entering a room is a step in its order"
             room.members[record.conn] = client
             rooms[name] = codec.decode(body)
@@ -265,11 +267,14 @@ class Worker:
     def _on_push(self, node: Node, record: records.Push) -> None:
         room = self.rooms.get(record.room)
         if room is not None:
+            room.told = record.told
             for conn, client in room.members.items():
                 if conn != record.exclude:
                     client.pushes.append(codec.decode(record.body))
 
     def _on_presence(self, node: Node, record: records.Presence) -> None:
+        for name in record.rooms.keys() & self.rooms.keys():
+            self.rooms[name].told = record.rooms[name]
         for client in self.clients.values():
             shares = any(client.conn in self.rooms[name].members for name in record.rooms if name in self.rooms)
             wants_all = client.mode == records.PresenceMode.ALL
@@ -279,7 +284,7 @@ class Worker:
     def _on_deliver(self, node: Node, record: records.Deliver) -> None:
         for conn in record.conns:
             if conn in self.clients:
-                self.clients[conn].inbox_at = record.offset
+                self.clients[conn].inbox_at, self.clients[conn].inbox_epoch = record.offset, record.epoch
                 self.clients[conn].pushes.append(codec.decode(record.body))
 
     def _on_evict(self, node: Node, record: records.Evict) -> None:
@@ -497,10 +502,10 @@ class Node:
         worker = self.workers[slot]
         known: list[UpRecord] = [records.Kept(key, version, value) for key, (version, value) in worker.kept.items()]
         for client in worker.clients.values():
-            known.append(client.attachment()._replace(inbox=client.inbox_at))
+            known.append(client.attachment()._replace(inbox=client.inbox_at, inbox_epoch=client.inbox_epoch))
             for name, room in worker.rooms.items():
                 if client.conn in room.members:
-                    known.append(records.Restore(client.conn, name, room.epoch, room.offset))
+                    known.append(records.Restore(client.conn, name, room.epoch, room.offset, room.told))
         known.append(records.Announced(slot))
         out: list[tuple[int, DownRecord]] = []
         for record in known:

@@ -87,6 +87,10 @@ def member_push(kind: str, room: str, user: str, username: str, member_count: in
     )
 
 
+def room_members(room: str, members: list[dict[str, Any]]) -> bytes:
+    return codec.encode({"type": "room_members", "room": room, "member_count": len(members), "members": members})
+
+
 def room_stats(room: str, member_count: int) -> bytes:
     return codec.encode({"type": "room_stats", "room": room, "member_count": member_count})
 

@@ -12,6 +12,7 @@ out is answered by an error `Reply` and has changed nothing, a malformed record 
 
     state        the tables                        members      in and out of rooms
     keeping      facts that survive the broker     people       leases, presence, private messages
+    views        members' lists, after a death     fetching     who waits, and for what
     moderation   settings, kick, ban, mute         queries      history, lists, presence_state
 
 `now` is monotonic and the same clock for every broker of one boot (bans end by it), `wall` is Unix time and only shown.
@@ -25,7 +26,7 @@ from typing import Any
 
 from tuskws_fast.broker import answers
 from tuskws_fast.broker.answers import Refused
-from tuskws_fast.broker.fetching import Fetch, Fetching
+from tuskws_fast.broker.fetching import Fetch, Fetching, Key
 from tuskws_fast.broker.keeping import Keeping
 from tuskws_fast.broker.ledger import Awaiting, Ledger
 from tuskws_fast.broker.limits import EngineLimits
@@ -40,6 +41,7 @@ from tuskws_fast.broker.shapes import asker_of, is_well_formed
 from tuskws_fast.broker.state import Core, Out, Person, Room
 from tuskws_fast.broker.tickets import Tickets, check_identity
 from tuskws_fast.broker.timers import Timer
+from tuskws_fast.broker.views import Views
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import (
     CONN_SERVER,
@@ -61,6 +63,10 @@ from tuskws_fast.rooms.shelf import OnShelf, Window
 from tuskws_fast.storage.entries import Entry, Published
 from tuskws_fast.storage.recovery import Recovered
 
+# What depends on who is where, or changes it. It waits while workers announce themselves: half of the members would be
+# shown for all of them, and a change would be told to half of those who have to hear of it.
+_HELD = frozenset({records.Join, records.Leave, records.Detach, records.Resume, records.Call})
+
 
 class Engine:
     """`epoch_source` gives a text that is never given twice, of letters, digits, `-` and `_`.
@@ -79,8 +85,9 @@ class Engine:
     ) -> None:
         self._core = core = Core(limits, now, epoch_source, durable)
         self._keeping = Keeping(core)
-        self._members = Members(core)
-        self._people = People(core, self._members)
+        self._views = Views(core)
+        self._members = Members(core, self._views)
+        self._people = People(core, self._members, self._views)
         self._tickets = Tickets(core, self._members, self._people)
         self._people.on_attached, self._people.on_ended = self._tickets.attached, self._tickets.ended
         self._receipts = Receipts(core)
@@ -96,7 +103,6 @@ class Engine:
         self._generations: dict[int, int] = {}
         # Workers of which a `Restore` or `Attach` is old news, until they say `Announced`.
         self._unannounced = set(workers)
-        self._members.announcing = bool(self._unannounced)
         if self._unannounced:
             core.timers.add(now + limits.announce_s, Timer.ANNOUNCE)
         self._handlers: dict[type[Any], Callable[[int, Any, Out], None]] = {
@@ -150,6 +156,9 @@ class Engine:
                 raise Refused(ErrorCode.BAD_MESSAGE)
             if self._parked and self._fetching.follows_parked(worker, record):
                 return out
+            if self._unannounced and kind in _HELD:
+                self._fetching.hold(worker, record)
+                return out
             self._handlers[kind](worker, record, out)
         except Refused as refused:
             self._refuse(worker, record, refused, out)
@@ -167,13 +176,16 @@ class Engine:
         core = self._core
         core.now, core.wall = now, wall
         out: Out = []
-        for key in self._fetching.fetched(window, entries):
+        self._go_on(self._fetching.fetched(window, entries), out)
+        return out
+
+    def _go_on(self, keys: Iterable[Key], out: Out) -> None:
+        for key in keys:
             waiting = self._fetching.take(key)
             while waiting and key not in self._parked:
                 self._run_again(*waiting.popleft(), out)
             if waiting:
                 self._parked[key].extend(waiting)
-        return out
 
     def _run_again(self, worker: int, record: UpRecord, rounds: int, out: Out) -> None:
         own: Out = []
@@ -200,7 +212,10 @@ class Engine:
         out: Out = []
         while (due := core.timers.pop_due(now)) is not None:
             deadline, kind, key = due
-            if isinstance(key, int):
+            if isinstance(key, int) and self._unannounced:
+                # Not everybody could be told.
+                core.timers.add(now + core.limits.presence_tick_s, kind, key)
+            elif isinstance(key, int):
                 self._people.end_grace(key, out)
             else:
                 self._on_timer(kind, key, deadline, out)
@@ -563,7 +578,7 @@ class Engine:
 
     def _restore(self, worker: int, record: records.Restore, out: Out) -> None:
         self._check_fence(worker, record.conn)
-        self._members.restore(worker, record, out)
+        self._members.restore(worker, record, not self._unannounced, out)
 
     def _kept(self, worker: int, record: records.Kept, out: Out) -> None:
         self._keeping.hear(worker, record, self.announcing, out)
@@ -573,12 +588,16 @@ class Engine:
             self._unannounced.discard(worker)
             if not self._unannounced:
                 self._end_announcing(out)
+        elif not self._unannounced:
+            # One that was waited for in vain.
+            self._views.compare()
 
     def _end_announcing(self, out: Out) -> None:
         self._unannounced.clear()
-        self._members.announcing = False
+        self._views.compare()
         self._keeping.share(out)
         self._receipts.all_announced(out)
+        self._go_on(self._fetching.take_held(), out)
         self._people.tick(out)
 
     # -- timers and refusals ---------------------------------------------------------------------------------------
@@ -591,6 +610,8 @@ class Engine:
                 self._people.tick(out)
         elif kind is Timer.STATS:
             self._members.push_stats(key, out)
+        elif kind is Timer.VIEWS:
+            self._members.correct_views(out)
         elif kind is Timer.SWEEP_ROOM:
             core.sweep_room(key, deadline)
         elif kind is Timer.SWEEP_INBOX:

@@ -1,4 +1,4 @@
-"""Old messages that only the journal holds, brought back for who asks for them; and who waits until they are there.
+"""Old messages that only the journal holds, brought back for who asks for them; and who waits, for them or for workers.
 
     handle(record) ──OnShelf──▶ park(record) ──▶ wanted: [Fetch …]          taken by the process, read beside the loop
                                                      │
@@ -8,6 +8,8 @@ A record that needs what is on a shelf has changed nothing yet (reading comes fi
 whatever its connection says behind it, and run again as if it had only just come. All who ask for the same messages
 while they are being read, and for `fetched_s` after that, share one `Window`: so the files are read once a room,
 however many come back to it at once. Other connections notice nothing.
+
+What needs to know everybody waits in the same way for the workers to announce themselves (`hold`).
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ class Fetching:
         self._windows: OrderedDict[Window, History] = OrderedDict()
         self._waiting: dict[Window, list[Key]] = {}
         self._armed = False
+        self._held: list[Key] = []
 
     @staticmethod
     def key_of(worker: int, record: UpRecord) -> Key | None:
@@ -99,6 +102,17 @@ class Fetching:
         window = self._window(wish)
         self.parked[key] = deque((Parked(worker, record, rounds + 1),))
         self._waiting[window].append(key)
+
+    def hold(self, worker: int, record: UpRecord) -> None:
+        """Run `record` when it is `take_held`, and what its connection says behind it."""
+        key = self.key_of(worker, record)
+        assert key is not None, "what is held is in the order of its connection"
+        self.parked[key] = deque((Parked(worker, record, 0),))
+        self._held.append(key)
+
+    def take_held(self) -> list[Key]:
+        held, self._held = self._held, []
+        return [key for key in held if key in self.parked]
 
     def _window(self, wish: OnShelf) -> Window:
         """The window that will hold what is asked for; it is asked for if nobody has yet."""

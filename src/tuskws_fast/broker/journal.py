@@ -95,6 +95,7 @@ class Journal:
         self._threads = ThreadPoolExecutor(2, "journal")
         self._awaiting: deque[tuple[int, list[Awaiting]]] = deque()
         self._syncing = False
+        self._settings_syncing = False
         self._spare_wanted = False
         self._no_space = False
         # Facts that the file could not take: the newest of each key.
@@ -121,6 +122,8 @@ class Journal:
             raise BootError(f"{self._place.directory / FILE} cannot be read: {error}") from error
         if facts.lost:
             log.critical("settings are lost: rooms of the journal are private now", extra={"damaged": facts.damaged})
+        # The one before this may have died between a save and its sync.
+        self._sync_settings()
         now = self._loop.time()
         self._engine.restore(recovered, facts.values, facts.lost, now, wall)
         place = self._place
@@ -268,6 +271,25 @@ class Journal:
         except SettingsError as error:
             self._counters.add(Metric.SETTINGS_FAILED)
             log.error("settings cannot be saved: they hold until the broker ends", extra={"reason": str(error)})
+            return
+        self._sync_settings()
+
+    def _sync_settings(self) -> None:
+        if self._settings_syncing or not self._settings.unsynced:
+            return  # it starts again when it ends
+        self._settings_syncing = True
+        self._loop.run_in_executor(self._threads, self._settings.sync).add_done_callback(self._settings_synced)
+
+    def _settings_synced(self, done: asyncio.Future[None]) -> None:
+        self._settings_syncing = False
+        error = done.exception()
+        if isinstance(error, OSError):
+            self._counters.add(Metric.SETTINGS_FAILED)
+            log.error("settings are not synced: a loss of power would cost them", extra={"reason": error.strerror})
+        elif error is not None:
+            raise error
+        else:
+            self._sync_settings()
 
     def _break(self, error: OSError) -> None:
         """Offsets were given that must not count. The journal and the workers know all that does."""
@@ -283,8 +305,14 @@ class Journal:
             return  # it starts again when it ends
         self._syncing = True
         job = self._segments.begin_sync()
-        future = self._loop.run_in_executor(self._threads, self._segments.run_sync, job)
+        future = self._loop.run_in_executor(self._threads, self._run_sync, job)
         future.add_done_callback(lambda done: self._synced(job, done))
+
+    def _run_sync(self, job: SyncJob) -> None:
+        """A message must not outlive what closed the doors of its room before it was said."""
+        if self._settings.unsynced:
+            self._settings.sync()
+        self._segments.run_sync(job)
 
     def _synced(self, job: SyncJob, done: asyncio.Future[None]) -> None:
         self._syncing = False
@@ -463,4 +491,9 @@ class Journal:
             except OSError as error:
                 log.error("the journal is not synced at the end", extra={"reason": str(error)})
         self._segments.close()
+        try:
+            if self._settings.unsynced:
+                self._settings.sync()
+        except OSError as error:
+            log.error("settings are not synced at the end", extra={"reason": str(error)})
         self._settings.close()

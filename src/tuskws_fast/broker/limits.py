@@ -75,6 +75,8 @@ class EngineLimits:
     presence_state_max: int = 1_000
     presence_tick_s: float = 0.1
     stats_interval_s: float = 1.0
+    # Lists of members told again in one `presence_tick_s`, after a broker's death.
+    views_bytes: int = MIB
     # Users without a session whose inbox and last_seen are remembered, and for how long.
     offline_users_max: int = 100_000
     offline_ttl_s: float = 3_600.0

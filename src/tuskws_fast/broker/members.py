@@ -17,18 +17,18 @@ from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.replays import Replays
 from tuskws_fast.broker.state import Core, Out, Person, Room, Session
 from tuskws_fast.broker.timers import Timer
+from tuskws_fast.broker.views import Views
 from tuskws_fast.ipc.records import Evict, Gap, Gone, Join, Joined, Leave, Left, Push, Recover, Recovered, Restore
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
 from tuskws_fast.rooms.history import paged
 from tuskws_fast.rooms.permissions import EVERYTHING, HISTORY, JOIN, MODERATE
+from tuskws_fast.rooms.presence import MARKS, mark
 from tuskws_fast.rooms.recovery import Replay, replay_since
 
 # How many users' wrong passwords a room remembers; more push out the oldest.
 _TRIES_USERS_MAX = 1_000
-# Offered to who comes while a new broker does not know yet which rooms there are.
-_ANNOUNCING_RETRY_S = 0.5
 
 
 def checked_room_name(name: object) -> str:
@@ -59,13 +59,13 @@ class Admission(NamedTuple):
     pages: list[bytes]
     first: bool
     slow: str
+    told: int
 
 
 class Members:
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, views: Views) -> None:
         self._core = core
-        # A new broker does not know all rooms yet: none may be created, it could be a private one's name.
-        self.announcing = False
+        self._views = views
         self.replays = Replays(core)
 
     # -- in --------------------------------------------------------------------------------------------------------
@@ -135,8 +135,6 @@ class Members:
         self._told(session, room, self._admit(session, room, wish, True, self._core.limits.page_bytes), out)
 
     def check_may_create(self) -> None:
-        if self.announcing:
-            raise Refused(ErrorCode.UNAVAILABLE, "The node is recovering", _ANNOUNCING_RETRY_S)
         self._core.check_room_count()
 
     def _check_entry(self, room: Room, person: Person, rights: int, password: str | None, shown: str | None) -> None:
@@ -199,7 +197,8 @@ class Members:
             free = answers.room_on(page_bytes, head), answers.room_on(core.limits.page_bytes, following)
             cut = paged(bodies, *free)
         body, *pages = answers.headed(head, following, cut)
-        return Admission(wish.tag, room.epoch, room.history.top, body, pages, first, room.settings.slow_consumer)
+        slow, told = room.settings.slow_consumer, self._views.told(room)
+        return Admission(wish.tag, room.epoch, room.history.top, body, pages, first, slow, told)
 
     def _heads(self, room: Room, recovered: bool | None) -> tuple[bytes, bytes]:
         """Of `room_joined`, and of the `history` pages behind it."""
@@ -248,8 +247,8 @@ class Members:
             history.bring(after + 1)
 
     def _told(self, session: Session, room: Room, joined: Admission, out: Out) -> None:
-        tag, epoch, offset, body, pages, first, slow = joined
-        out.append((session.worker, Joined(session.conn, tag, room.name, epoch, offset, body, pages, slow)))
+        tag, epoch, offset, body, pages, first, slow, told = joined
+        out.append((session.worker, Joined(session.conn, tag, room.name, epoch, offset, body, pages, slow, told)))
         if first:
             self._tell("member_joined", room, session.person, session.conn, out)
 
@@ -260,6 +259,7 @@ class Members:
         first = room.members.join(person.id, session.conn, session.worker)
         if first:
             person.rooms[room.name] = room
+            room.told = (room.told + mark(person.id, person.view.pushed)) & MARKS
             self._core.member_count += 1
         return first
 
@@ -267,7 +267,7 @@ class Members:
         """The entries of `members`."""
         shard_of = self._core.shard_of
         people = (shard_of(user).people[user] for user in room.members)
-        return [{"userId": p.id, "username": p.username, "status": p.view.status} for p in people]
+        return [{"userId": p.id, "username": p.username, "status": p.view.show()} for p in people]
 
     # -- out -------------------------------------------------------------------------------------------------------
 
@@ -333,6 +333,7 @@ class Members:
         last = room.members.leave(person.id, session.conn, session.worker)
         if last:
             del person.rooms[room.name]
+            room.told = (room.told - mark(person.id, person.view.pushed)) & MARKS
             self._core.member_count -= 1
         return last
 
@@ -346,7 +347,8 @@ class Members:
         if count > self._core.limits.presence_full_max:
             self._stats_due(room)
             return
-        push = Push(exclude, room.name, answers.member_push(kind, room.name, person.id, person.username, count))
+        body = answers.member_push(kind, room.name, person.id, person.username, count)
+        push = Push(exclude, room.name, body, self._views.told(room))
         for worker in workers:
             out.append((worker, push))
 
@@ -366,10 +368,27 @@ class Members:
         for worker in room.members.workers:
             out.append((worker, push))
 
+    def correct_views(self, out: Out) -> None:
+        """Tell the members who were told wrong who is there, as much at once as their workers take easily."""
+        limits, sent = self._core.limits, 0
+        for room, workers in self._views.wrong():
+            if len(room.members) > limits.presence_full_max:
+                self._stats_due(room)
+                continue
+            push = Push(0, room.name, answers.room_members(room.name, self.listed(room)), room.told)
+            for worker in workers:
+                out.append((worker, push))
+                sent += len(push.body)
+            if sent >= limits.views_bytes:
+                self._core.counters["views_bytes"] += 1
+                self._views.go_on_later()
+                return
+
     # -- after a fault ---------------------------------------------------------------------------------------------
 
-    def restore(self, worker: int, record: Restore, out: Out) -> None:
+    def restore(self, worker: int, record: Restore, late: bool, out: Out) -> None:
         """A worker tells a new broker where its members are. They are told nothing but the gap, once a worker.
+        `late`: others have been shown the room without them.
 
         The gap comes with the worker's *first* member in the room, because from then on it hears what is published:
         its members must know of the new epoch before that.
@@ -384,7 +403,9 @@ class Members:
             return
         if session.worker not in room.members.workers:
             self._catch_up(session.worker, room, record, out)
-        self._enter(session, room)
+            self._views.claim(room, session.worker, record.told)
+        if self._enter(session, room) and late:
+            self._tell("member_joined", room, session.person, session.conn, out)
 
     def _catch_up(self, worker: int, room: Room, record: Restore, out: Out) -> None:
         """What the dead broker had written and not handed to this worker, or that there is a hole."""

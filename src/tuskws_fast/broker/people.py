@@ -20,6 +20,7 @@ from tuskws_fast.broker.answers import Refused
 from tuskws_fast.broker.members import Members
 from tuskws_fast.broker.state import Core, Inbox, Out, Person, Room, Session
 from tuskws_fast.broker.timers import Timer
+from tuskws_fast.broker.views import Views
 from tuskws_fast.ipc.records import (
     CONN_SERVER,
     Attach,
@@ -49,9 +50,10 @@ def _nothing(*_: object) -> None: ...
 
 
 class People:
-    def __init__(self, core: Core, members: Members) -> None:
+    def __init__(self, core: Core, members: Members, views: Views) -> None:
         self._core = core
         self._members = members
+        self._views = views
         # People of whom others may have to be told something at the next tick, in the order of the changes.
         self._changed: dict[str, Person] = {}
         self._tick_armed = False
@@ -78,7 +80,9 @@ class People:
         is_new = session is None
         if session is None:
             session = Session(record.conn, worker_of(record.conn), person, record.status)
-            session.inbox_at = record.inbox
+            # An offset of an epoch that died with the broker before this one says nothing of this one's.
+            if person.inbox is not None and person.inbox.epoch == record.inbox_epoch:
+                session.inbox_at = record.inbox
             core.sessions[record.conn] = session
         self.on_attached(session, record)
         self._set_mode(session, record.mode)
@@ -91,7 +95,7 @@ class People:
         core.absent.came_back(person)
         if silent:
             person.view.merge(person.leases(), core.wall)
-            person.view.pushed = person.view.status
+            core.show(person)
         else:
             self._refresh(person)
         if is_new:
@@ -173,14 +177,15 @@ class People:
     def _push(self, person: Person, rooms: Iterable[Room], out: Out) -> None:
         self._changed.pop(person.id, None)
         core, view = self._core, person.view
-        if view.status == view.pushed:
+        if view.status == view.pushed and not view.asked:
             return
-        view.pushed = view.status
+        view.asked = False
+        core.show(person)
         workers = dict.fromkeys(core.watchers)
-        told = []
+        told: dict[str, int] = {}
         for room in rooms:
             if len(room.members) <= core.limits.presence_full_max and room.members.workers:
-                told.append(room.name)
+                told[room.name] = self._views.told(room)
                 workers.update(dict.fromkeys(room.members.workers))
         if not workers:
             return
@@ -297,7 +302,7 @@ class People:
             session.inbox_at = offset
             by_worker.setdefault(session.worker, []).append(session.conn)
         for slot, conns in by_worker.items():
-            out.append((slot, Deliver(conns, body, offset)))
+            out.append((slot, Deliver(conns, body, offset, inbox.epoch)))
         if live:
             inbox.delivered = offset
         return offset
@@ -311,7 +316,7 @@ class People:
         bodies = history.last(history.top - max(inbox.confirmed, session.inbox_at), self._core.now)
         first = history.top - len(bodies) + 1
         for offset, body in enumerate(bodies, start=first):
-            out.append((session.worker, Deliver([session.conn], body, offset)))
+            out.append((session.worker, Deliver([session.conn], body, offset, inbox.epoch)))
         session.inbox_at = inbox.delivered = history.top
 
     def _deliver_recent(self, session: Session, told_at: float, out: Out) -> None:
@@ -322,7 +327,7 @@ class People:
             return
         for offset, at, body in inbox.recent:
             if at >= told_at - _TOLD_SLACK_S and offset > session.inbox_at:
-                out.append((session.worker, Deliver([session.conn], body, offset)))
+                out.append((session.worker, Deliver([session.conn], body, offset, inbox.epoch)))
                 session.inbox_at = offset
 
     def _keep_recent(self, person: Person, inbox: Inbox, confirmed: list[tuple[int, float, bytes]]) -> None:

@@ -129,4 +129,4 @@ class Queries:
             caller.person is None or caller.rights & PRESENCE or caller.person.shares_room_with(person)
         ):
             return answers.presence_entry(user, OFFLINE, None)
-        return answers.presence_entry(user, person.view.status, person.view.seen_at(self._core.wall))
+        return answers.presence_entry(user, person.view.show(), person.view.seen_at(self._core.wall))

@@ -32,7 +32,7 @@ from tuskws_fast.rooms.dedupe import Dedupe, inbox_scope
 from tuskws_fast.rooms.history import History, Tally
 from tuskws_fast.rooms.membership import Membership
 from tuskws_fast.rooms.permissions import HISTORY, JOIN, MODERATE, PRESENCE, PUBLISH
-from tuskws_fast.rooms.presence import View
+from tuskws_fast.rooms.presence import MARKS, View, mark
 from tuskws_fast.rooms.settings import DEFAULT_SETTINGS, RoomSettings, SettingBounds
 from tuskws_fast.rooms.shelf import Stacks
 
@@ -54,7 +54,8 @@ _NEVER = float("-inf")
 
 
 class Room:
-    """`base`: the offset after which the epoch began, 0 but after a fault. `stored`: see `ledger`."""
+    """`base`: the offset after which the epoch began, 0 but after a fault. `stored`: see `ledger`. `told`: what members
+    have been told of who is here, as one number (`rooms.presence.mark`)."""
 
     __slots__ = (
         "bans",
@@ -74,6 +75,7 @@ class Room:
         "stats_due",
         "stored",
         "sweep_at",
+        "told",
         "tries",
     )
 
@@ -86,6 +88,7 @@ class Room:
         self.stored = False
         self.history = history
         self.members = Membership()
+        self.told = 0
         self.settings = DEFAULT_SETTINGS
         # True once someone decided about it (`create_room`, `update_room`): then it outlives its last member.
         self.created = False
@@ -379,6 +382,15 @@ class Core:
         if person is None:
             person = people[user] = Person(user)
         return person
+
+    def show(self, person: Person) -> None:
+        """Others are told the person's status of now."""
+        view = person.view
+        if view.pushed != view.status:
+            change = mark(person.id, view.status) - mark(person.id, view.pushed)
+            for room in person.rooms.values():
+                room.told = (room.told + change) & MARKS
+            view.pushed = view.status
 
     def inbox_of(self, person: Person) -> Inbox:
         if person.inbox is None:

@@ -32,7 +32,6 @@ from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms.permissions import Grants
 from tuskws_fast.rooms.shelf import OnShelf
 
-_ANNOUNCING_RETRY_S = 0.5
 # What a room's body in `resumed` has at least room for, whatever those before it took: its head.
 _HEAD_BYTES = 1024
 
@@ -205,8 +204,6 @@ class Tickets:
         old = self._session(ticket)
         ended = self._ended.get(ticket) if old is None else self._as_ended(old)
         if ended is None:
-            if self._members.announcing:
-                raise Refused(ErrorCode.UNAVAILABLE, "The node is recovering", _ANNOUNCING_RETRY_S)
             raise Refused(ErrorCode.TOKEN_EXPIRED, "The session is over")
         self._check_user(record, ended.user)
         username, roles, claims = ended.username, ended.roles, ended.claims
@@ -254,7 +251,7 @@ class Tickets:
         """`Resumed`, and behind it the pages of all replays that it has no room for."""
         claims = session.claims
         grants = Grants(claims[1], tuple((pattern, rights) for pattern, rights in claims[2])) if claims else Grants()
-        rooms: list[tuple[str, str, int, str, bytes]] = []
+        rooms: list[tuple[str, str, int, str, bytes, int]] = []
         refused: dict[str, bytes] = {}
         pages: list[bytes] = []
         pushes: Out = []
@@ -271,7 +268,7 @@ class Tickets:
                 self._core.counters[f"refused_{error.code.value}"] += 1
                 refused[name] = answers.error(error)
                 continue
-            rooms.append((name, joined.epoch, joined.offset, joined.slow, joined.body))
+            rooms.append((name, joined.epoch, joined.offset, joined.slow, joined.body, joined.told))
             free -= len(joined.body)
             pages += joined.pages
         out.append(

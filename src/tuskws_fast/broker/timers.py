@@ -35,6 +35,7 @@ class Timer(IntEnum):
     RECENT = 15  # key: user          forget what was confirmed a moment ago
     REVOKED = 16  # key: fact         no token is left that a revocation concerns
     REPLAYS = 17  # key: ""           forget pages that were made for who came back
+    VIEWS = 18  # key: ""             tell members whose lists are wrong who is there
     ORIGINS = 10  # key: ""           forget which commands the broker before this one carried out
 
 

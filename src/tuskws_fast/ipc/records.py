@@ -118,7 +118,7 @@ class Attach(NamedTuple):
     """A session has an identity now (guest at open, user after auth), or changed `username`, `roles`, `mode`.
 
     Idempotent. `status` is this connection's presence; it is also how a worker re-announces its leases to a new broker:
-    then `inbox` is the offset up to which the connection was sent its user's private messages.
+    then `inbox` (of `inbox_epoch`) is the offset up to which the connection was sent its user's private messages.
 
     `claims`: None for a guest, else what a token said. `ticket`: the session, under the number of its first
     connection; 0 = it has had no other. `told_at`: when the client was told that it is this user, on the monotonic
@@ -135,6 +135,7 @@ class Attach(NamedTuple):
     claims: Claims | None = None
     ticket: int = 0
     told_at: float = 0.0
+    inbox_epoch: str = ""
 
 
 class Detach(NamedTuple):
@@ -225,12 +226,14 @@ class Recover(NamedTuple):
 
 
 class Restore(NamedTuple):
-    """Re-announced to a new broker: this connection is in `room`, and had seen up to (epoch, offset). No pushes."""
+    """Re-announced to a new broker: this connection is in `room`, and had seen up to (epoch, offset). `told`: the last
+    that this worker was given for the room."""
 
     conn: int
     room: str
     epoch: str
     offset: int
+    told: int = 0
 
 
 class Kept(NamedTuple):
@@ -306,7 +309,7 @@ class Joined(NamedTuple):
     """`conn` is a member from here on: every later `Publication` of `room` on this ring is also for it.
 
     `slow` is the room's policy for slow readers. `body` is the first `room_joined`; `pages` are further `history`
-    bodies (replay longer than a page), in order.
+    bodies (replay longer than a page), in order. `told`: see `Push`.
     """
 
     conn: int
@@ -317,10 +320,12 @@ class Joined(NamedTuple):
     body: bytes
     pages: list[bytes]
     slow: str = "disconnect"
+    told: int = 0
 
 
 class Resumed(NamedTuple):
-    """`conn` is a session from here on, and a member of `rooms`: [(name, epoch, offset, policy, `room_joined` body)…].
+    """`conn` is a session from here on, and a member of `rooms`: [(name, epoch, offset, policy, `room_joined` body,
+    `told`)…].
 
     `refused` has the `error` bodies of the other rooms. `last` False: `history` pages follow as `Reply` under the same
     tag.
@@ -335,7 +340,7 @@ class Resumed(NamedTuple):
     roles: list[str]
     claims: Claims | None
     status: str
-    rooms: list[tuple[str, str, int, str, bytes]]
+    rooms: list[tuple[str, str, int, str, bytes, int]]
     refused: dict[str, bytes]
     last: bool
 
@@ -408,28 +413,35 @@ class Publication(NamedTuple):
 
 
 class Push(NamedTuple):
-    """An unsequenced push to the members of `room` here but `exclude` (member_joined, member_left, room_stats)."""
+    """An unsequenced push to the members of `room` here but `exclude` (member_joined, member_left, room_stats …).
+
+    `told`: what they have been told of who is there when they have this, as one number; 0 = that is not known. The
+    worker keeps it for the next broker, which sees by it whether that is still true.
+    """
 
     exclude: int
     room: str
     body: bytes
+    told: int = 0
 
 
 class Presence(NamedTuple):
     """A `presence_update` of `user`: once to each connection here that shares one of `rooms` with it and wants
-    `rooms` presence, and to each that wants `all`; not to `user`'s own connections."""
+    `rooms` presence, and to each that wants `all`; not to `user`'s own connections. `rooms`: name → `told`."""
 
     user: str
-    rooms: list[str]
+    rooms: dict[str, int]
     body: bytes
 
 
 class Deliver(NamedTuple):
-    """`body` for exactly these connections: a private message, which has this offset in their user's inbox."""
+    """`body` for exactly these connections: a private message, which has this offset in their user's inbox, whose epoch
+    is `epoch` now."""
 
     conns: list[int]
     body: bytes
     offset: int
+    epoch: str = ""
 
 
 class Evict(NamedTuple):
@@ -642,7 +654,7 @@ def _unpack_readable(kind: int, payload: bytes) -> UpRecord | DownRecord:
     elif kind == DownType.RECOVERED:
         fields[2] = [(offset, body.encode()) for offset, body in fields[2]]
     elif kind == DownType.RESUMED:
-        fields[9] = [(name, epoch, offset, slow, body.encode()) for name, epoch, offset, slow, body in fields[9]]
+        fields[9] = [(name, epoch, at, slow, body.encode(), told) for name, epoch, at, slow, body, told in fields[9]]
         fields[10] = {name: body.encode() for name, body in fields[10].items()}
     elif kind == UpType.JOIN and fields[5] is not None:
         fields[5] = tuple(fields[5])

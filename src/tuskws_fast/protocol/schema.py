@@ -154,6 +154,7 @@ _PUSHES: Mapping[str, tuple[dict[str, Schema], dict[str, Schema]]] = {
     ),
     "member_joined": ({"room": _STRING, "user": _USER, "member_count": _COUNT}, {}),
     "member_left": ({"room": _STRING, "user": _USER, "member_count": _COUNT}, {}),
+    "room_members": ({"room": _STRING, "member_count": _COUNT, "members": _list(_MEMBER)}, {}),
     "room_stats": ({"room": _STRING, "member_count": _COUNT}, {}),
     "room_deleted": ({"room": _STRING}, {}),
     "kicked": ({"room": _STRING, "reason": _STRING}, {}),

@@ -54,6 +54,7 @@ class LocalRoom:
         "name",
         "offset",
         "recovering",
+        "told",
         "watches",
     )
 
@@ -61,6 +62,8 @@ class LocalRoom:
         self.name = name
         self.epoch = epoch
         self.offset = offset
+        # `records.Push.told`.
+        self.told = 0
         self.members: dict[Connection, None] = {}
         self.batch = _NOTHING
         # Of the batch's first publication; with a feed there is nothing else in a batch.
@@ -103,12 +106,18 @@ class Hub:
 
     # -- membership --------------------------------------------------------------------------------------------
 
-    def join(self, connection: Connection, name: str, epoch: str, offset: int, slow: str = "disconnect") -> str:
-        """`connection` gets every publication after `offset`. Returns the name to keep: one copy for all members."""
+    def join(
+        self, connection: Connection, name: str, epoch: str, offset: int, slow: str = "disconnect", told: int = 0
+    ) -> str:
+        """`connection` gets every publication after `offset`. Returns the name to keep: one copy for all members.
+
+        `told` is what it knows of who is there: others who are here already have yet to be told.
+        """
         room = self.rooms.get(name)
         if room is None:
             room = self.rooms[name] = LocalRoom(name, epoch, offset)
             self.treat_slow(name, slow)
+            room.told = told
         self.flush_room(room)
         room.members[connection] = None
         if room.watches is not None:
@@ -314,22 +323,25 @@ class Hub:
 
     # -- unsequenced -----------------------------------------------------------------------------------------------
 
-    def push(self, name: str, body: bytes, exclude: Connection | None) -> None:
+    def push(self, name: str, body: bytes, exclude: Connection | None, told: int = 0) -> None:
         room = self.rooms.get(name)
         if room is None:
             return
+        room.told = told
         if exclude is None:
             self._append(room, body)
         else:
             self.flush_room(room)
             self._fan_out(room.members, body, exclude)
 
-    def sharing(self, names: list[str], wants: Callable[[Session], bool]) -> dict[Connection, None]:
-        """The connections that are in at least one of these rooms and whose session `wants` it, each once."""
+    def sharing(self, rooms: dict[str, int], wants: Callable[[Session], bool]) -> dict[Connection, None]:
+        """The connections that are in at least one of these rooms and whose session `wants` it, each once, to be told
+        what changes the rooms' `told` to these."""
         found: dict[Connection, None] = {}
-        for name in names:
+        for name, told in rooms.items():
             room = self.rooms.get(name)
             if room is not None:
+                room.told = told
                 self.flush_room(room)
                 for connection in room.members:
                     session = connection.session

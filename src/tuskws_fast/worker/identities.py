@@ -228,7 +228,7 @@ class Identities:
             self._hub.leave(session.connection, room)
             session.reply(codec.encode({"type": "room_left", "room": room}))
         session.rooms = set()
-        session.inbox_at = 0
+        session.inbox_at, session.inbox_epoch = 0, ""
         session.is_guest = False
         if session in self._unannounced:
             self._unannounced.discard(session)
@@ -259,6 +259,7 @@ class Identities:
                 _claims(session),
                 0 if session.ticket == session.number else session.ticket,
                 session.told_at,
+                session.inbox_epoch,
             )
         )
 

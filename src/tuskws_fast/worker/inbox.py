@@ -130,7 +130,8 @@ class Inbox:
             if waiting is not None and waiting.session is not None:
                 waiting.session.refuse(ErrorCode.UNAVAILABLE, waiting.command_id, "Your identity changed; join again")
             return
-        enter(session, self._hub.join(session.connection, record.room, record.epoch, record.offset, record.slow))
+        at = record.room, record.epoch, record.offset
+        enter(session, self._hub.join(session.connection, *at, record.slow, record.told))
         command_id = waiting.command_id if waiting is not None else None
         for body in (record.body, *record.pages):
             session.replay(self._shown(body), command_id)
@@ -152,8 +153,8 @@ class Inbox:
         if not identities.resumed(session, record):
             return
         bodies = dict(record.refused)
-        for name, epoch, offset, slow, body in record.rooms:
-            enter(session, self._hub.join(session.connection, name, epoch, offset, slow))
+        for name, epoch, offset, slow, body, told in record.rooms:
+            enter(session, self._hub.join(session.connection, name, epoch, offset, slow, told))
             bodies[name] = self._shown(body)
         # Room names need no escaping in JSON.
         rooms = b",".join(b'"%b":%b' % (name.encode(), body) for name, body in bodies.items())
@@ -194,7 +195,7 @@ class Inbox:
 
     def _push(self, record: records.Push) -> None:
         exclude = self._connection(record.exclude) if record.exclude else None
-        self._hub.push(record.room, record.body, exclude)
+        self._hub.push(record.room, record.body, exclude, record.told)
 
     def _presence(self, record: records.Presence) -> None:
         user = record.user
@@ -213,7 +214,7 @@ class Inbox:
         for conn in record.conns:
             session = self._sessions.get(conn)
             if session is not None:
-                session.inbox_at = record.offset
+                session.inbox_at, session.inbox_epoch = record.offset, record.epoch
                 targets[session.connection] = None
         self._hub.send_to(targets, self._shown(record.body))
 

@@ -472,7 +472,7 @@ class Worker:
                 self._identities.attach(session)
                 for name in session.rooms:
                     room = self._hub.rooms[name]
-                    outbox.send(records.Restore(session.number, name, room.epoch, room.offset))
+                    outbox.send(records.Restore(session.number, name, room.epoch, room.offset, room.told))
         self._hub.announce_watches()
         outbox.send(records.Announced(self._context.slot))
         outbox.ask_again()

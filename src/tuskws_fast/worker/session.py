@@ -70,6 +70,7 @@ class Session(Caller):
         "expires_at",
         "grants",
         "inbox_at",
+        "inbox_epoch",
         "is_guest",
         "issued_at",
         "last_command",
@@ -123,6 +124,7 @@ class Session(Caller):
         self.mode = int(PresenceMode.ROOMS)
         # Up to this offset the user's private messages were handed to this connection.
         self.inbox_at = 0
+        self.inbox_epoch = ""
         self.rooms: set[str] = _NO_ROOMS
         self.auth_failures = 0
         self.address_admitted = False

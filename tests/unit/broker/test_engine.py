@@ -305,7 +305,7 @@ def test_junk_in_any_field_of_any_record_is_refused_or_ignored(node: Node, alice
     gone.drop()
     claims = [None, 0, [["a*", 1]], None, None]
     good: dict[int, list[Any]] = {
-        records.UpType.ATTACH: [alice.conn, "alice", "Alice", [], 1, "online", 0, claims, 0, 0.0],
+        records.UpType.ATTACH: [alice.conn, "alice", "Alice", [], 1, "online", 0, claims, 0, 0.0, ""],
         records.UpType.DETACH: [alice.conn, True],
         records.UpType.JOIN: [alice.conn, 1, 0, "room", None, None, None],
         records.UpType.LEAVE: [alice.conn, 1, "chat"],
@@ -313,7 +313,7 @@ def test_junk_in_any_field_of_any_record_is_refused_or_ignored(node: Node, alice
         records.UpType.CALL: [alice.conn, 1, 63, "history", {"room": "chat"}],
         records.UpType.ALL: [0, "{}"],
         records.UpType.RECOVER: ["chat", "e1", 0],
-        records.UpType.RESTORE: [alice.conn, "other", "e0", 3],
+        records.UpType.RESTORE: [alice.conn, "other", "e0", 3, 0],
         records.UpType.KEPT: ["room\nx", 1, {}],
         records.UpType.ANNOUNCED: [0],
         records.UpType.CONFIRM: [alice.conn, "e1", 1],

@@ -387,3 +387,22 @@ def test_what_was_confirmed_a_moment_ago_is_soon_forgotten_and_never_much() -> N
     assert 0 < sum(len(body) for _, _, body in inbox.recent) <= 1_000
     node.advance(node.limits.recent_s + 0.1)
     assert inbox.recent is None
+
+
+@pytest.mark.parametrize("asks", ["join", "get_presence"])
+def test_who_was_shown_a_status_before_it_was_pushed_hears_that_it_is_taken_back(node: Node, asks: str) -> None:
+    ann, bob = node.connect("ann"), node.connect("bob", worker=1)
+    ann.join("chat")
+    if asks == "get_presence":
+        bob.join("chat")
+        node.advance(1.0)
+        ann.call("presence", status="busy")
+        assert bob.call("get_presence", users=["ann"])["users"][0]["status"] == "busy"
+        ann.call("presence", status="online")
+    else:
+        assert [each["status"] for each in bob.join("chat")["members"]] == ["online", "online"]
+        ann.call("presence", status="offline")  # which others were told last
+    bob.take()
+    node.advance(1.0)
+    told = [push["status"] for push in bob.take("presence_update")]
+    assert told == ["online" if asks == "get_presence" else "offline"]

@@ -251,3 +251,17 @@ def test_whatever_dies_no_position_says_two_things_and_nothing_written_is_lost(
         wanted = {position: number for position, number in stored.items() if position[0] == room}
         assert wanted.items() <= kept.items()
     assert [Level.STORED.name.lower()] == [alice.say("one", "end")["level"]]
+
+
+def test_private_messages_of_a_forsaken_epoch_do_not_pass_for_those_that_are_stored() -> None:
+    node = Node(durable=True)
+    ann, bob = node.connect("ann"), node.connect("bob", worker=1)
+    ann.tell("bob", "one")
+    node.disk(False)
+    ann.tell("bob", "accepted")  # the second offset, in an epoch that the journal never hears of
+    assert [push["message"] for push in bob.take("private_message")] == ["one", "accepted"]
+    node.kill_broker()
+    node.announce(0)
+    ann.tell("bob", "stored")  # has the second offset too, before bob's worker has spoken
+    node.announce(1)
+    assert [push["message"] for push in bob.take("private_message")][-1] == "stored"

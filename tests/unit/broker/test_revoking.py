@@ -41,7 +41,7 @@ def test_all_sessions_of_a_user_end_wherever_they_are(node: Node) -> None:
     lost.drop()
     bob.take()
     assert revoke(node, user="ann") == 2
-    assert [push["type"] for push in bob.take()] == ["member_left"]
+    assert [push["type"] for push in bob.take()] == ["member_left", "presence_update"]
     assert (node.workers[0].revoked, node.workers[1].revoked) == ([("user", "ann")], [("user", "ann")])
     back = node.connect("guest")
     for client in (here, there, lost):

@@ -58,7 +58,8 @@ FIELDS: dict[Any, st.SearchStrategy[Any]] = {
     list[Any] | None: st.none() | st.lists(JSON, max_size=4),
     dict[str, list[Any]]: st.dictionaries(TEXT, st.lists(JSON, max_size=4), max_size=4),
     dict[str, bytes]: st.dictionaries(TEXT, BODY, max_size=4),
-    list[tuple[str, str, int, str, bytes]]: st.lists(st.tuples(TEXT, TEXT, U64, TEXT, BODY), max_size=4),
+    list[tuple[str, str, int, str, bytes, int]]: st.lists(st.tuples(TEXT, TEXT, U64, TEXT, BODY, U64), max_size=4),
+    dict[str, int]: st.dictionaries(TEXT, U64, max_size=4),
     dict[str, Any]: st.dictionaries(TEXT, JSON, max_size=4),
     tuple[str, int] | None: st.none() | st.tuples(TEXT, U64),
     list[tuple[int, bytes]]: st.lists(st.tuples(U64, BODY), max_size=4),
@@ -136,8 +137,8 @@ def test_random_bytes_are_a_record_or_a_value_error(kind: int, payload: bytes) -
 
 
 @given(kind=st.sampled_from([*UpType, *DownType]), fields=st.lists(JSON, max_size=11))
-@example(kind=DownType.JOINED, fields=[1, 1, "r", "e", 1, "b", 5])
-@example(kind=DownType.JOINED, fields=[1, 1, "r", "e", 1, "b", [None]])
+@example(kind=DownType.JOINED, fields=[1, 1, "r", "e", 1, "b", 5, "disconnect", 0])
+@example(kind=DownType.JOINED, fields=[1, 1, "r", "e", 1, "b", [None], "disconnect", 0])
 @example(kind=DownType.RECOVERED, fields=["r", "e", [[1]]])
 @example(kind=DownType.RECOVERED, fields=["r", "e", [None]])
 @example(kind=UpType.JOIN, fields=[1, 1, 1, "r", None, 5, None])

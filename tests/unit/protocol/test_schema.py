@@ -127,6 +127,12 @@ FROM_SERVER: list[dict[str, Any]] = [
     {"type": "presence_update", "userId": "ann", "status": "offline", "last_seen": 1.5, "timestamp": 1.5},
     {"type": "member_joined", "room": "a", "user": {"id": "ann", "username": "Ann"}, "member_count": 2},
     {"type": "member_left", "room": "a", "user": {"id": "ann", "username": "Ann"}, "member_count": 1},
+    {
+        "type": "room_members",
+        "room": "a",
+        "member_count": 1,
+        "members": [{"userId": "ann", "username": "Ann", "status": "away"}],
+    },
     {"type": "room_stats", "room": "a", "member_count": 900},
     {"type": "kicked", "room": "a", "reason": "kicked"},
     {"type": "receipt", "ref": "b1", "room": "a", "offset": 1, "delivered": 2, "acked": 1, "final": False},

@@ -22,6 +22,7 @@ def saved(path: Path) -> None:
     file = SettingsFile(path)
     file.open()
     file.save(FACTS)
+    file.sync()
     file.close()
 
 
@@ -95,6 +96,7 @@ def test_flipped_bits_in_the_log_of_a_killed_process_lose_no_fact_without_a_word
     file.open()
     for fact in FACTS:
         file.save([fact])
+    file.sync()
     log, mark = path.with_name(FILE + "-wal"), path.with_name(MARK)
     files = {each: each.read_bytes() for each in (path, log, mark)}
     chance = random.Random(6)
@@ -122,17 +124,38 @@ def test_flipped_bits_in_the_log_of_a_killed_process_lose_no_fact_without_a_word
     file.close()
 
 
-def test_mark_that_cannot_be_written_is_an_error_and_is_made_good_by_the_next_save(path: Path) -> None:
+def test_mark_that_cannot_be_written_is_an_error_and_is_made_good_by_the_next_sync(path: Path) -> None:
     file = SettingsFile(path)
     file.open()
     path.with_name(MARK).mkdir()
-    with pytest.raises(SettingsError):
-        file.save(FACTS)
-    path.with_name(MARK).rmdir()
     file.save(FACTS)
+    with pytest.raises(IsADirectoryError):
+        file.sync()
+    assert file.unsynced
+    path.with_name(MARK).rmdir()
+    file.sync()
+    assert not file.unsynced
     file.close()
     facts = SettingsFile(path).open()
     assert (facts.values, facts.lost) == (dict(FACTS), False)
+
+
+def test_what_one_process_saved_and_did_not_sync_is_synced_by_the_next(path: Path) -> None:
+    killed = SettingsFile(path)
+    killed.open()
+    killed.save(FACTS)
+    assert killed.unsynced
+    left = path.parent / "left"
+    left.mkdir()
+    for each in (path, path.with_name(FILE + "-wal")):
+        (left / each.name).write_bytes(each.read_bytes())
+    file = SettingsFile(left / FILE)
+    assert file.open().values == dict(FACTS)
+    assert file.unsynced
+    file.sync()
+    assert not file.unsynced
+    killed.close()
+    file.close()
 
 
 def test_database_that_is_gone_is_lost(path: Path) -> None:
