@@ -14,7 +14,7 @@ cdef extern from "<sys/epoll.h>" nogil:
 cdef class Poller:
     cdef:
         int _fd                           # of the epoll instance
-        int _door                         # of the one for handshakes that take their time, which the first watches
+        int _door                         # of the one for listeners and unfinished handshakes, which the first watches
         int _reserve                      # a descriptor to close when there is no other; -1: it is in use
         ReadBuffer _buffer
         object _loop
@@ -31,16 +31,19 @@ cdef class Poller:
         readonly Py_ssize_t half_open     # those of them whose handshake is not over
 
     cdef int _fill_reserve(self) noexcept
-    cdef int _serve_ready(self, epoll_event* events, int n) except -1
+    cdef int _serve_ready(self) except -1
+    cdef int _serve_door(self) except -1
+    cdef int _serve(self, epoll_event* event) except -1
+    cdef int _tell(self, Socket socket, uint32_t events) except -1
     cdef int _move(self, Socket socket, int epoll) except -1
-    cdef int _accept(self, int fd, int index) except -1
+    cdef bint _accept(self, int listener) except -1
     cdef int _accept_by_reserve(self, int listener, int error) except -1
     cdef int _welcome(self, int fd, object address, bint is_crowded, bint may_wait) except -1
-    cdef int _serve(self, Socket socket, uint32_t events) except -1
     cdef Socket _take(self, int fd, object address)
     cdef int _bury(self, Socket socket) except -1
-    cdef int _reap(self) except -1
+    cdef bint _reap(self) except -1
     cdef int _end_turn(self) except -1
+    cdef int _run_soon(self) except -1
     cdef int _report(self, error) except -1
 
 

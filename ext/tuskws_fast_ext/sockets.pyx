@@ -1,8 +1,8 @@
 """Client sockets of our own: one epoll instance for all of a worker, which the loop turns.
 
-    loop ─(epoll descriptor is readable)─▶ Poller.turn ─┬▶ listener: accept, a `Socket` each
-                                                        ├▶ first bytes: owner.on_first_bytes(socket, data)
-                                                        ├▶ afterwards: the gate, without a call through Python
+    loop ─(epoll descriptor is readable)─▶ Poller.turn ─┬▶ who is in: the gate, without a call through Python
+                                                        ├▶ the door, for a while: accept, a `Socket` each, and
+                                                        │    its first bytes to owner.on_first_bytes(socket, data)
                                                         └▶ end of the turn: what was put off to it, then the ends
 
 A transport of the loop's costs 20 us of CPU from accept to close beside the kernel's share, and 1.1 KB (measured,
@@ -14,9 +14,10 @@ Out of descriptors. One is kept in reserve: closed, it makes room to accept one 
 the node is) and let go of before the turn ends, and then it is the reserve again. So nobody is left waiting and the loop
 never spins on a listener that it cannot serve; where even the reserve is not to be had, the listener rests for a moment.
 
-Who is in goes first. A handshake whose request is not here at once waits in an epoll instance of its own, the door: a
-turn serves all connections that are ready and a few of those, so that ten thousand strangers who send a byte now and
-then cost a connection no more than a few of them do (p99 beside them 10 ms in one queue, measured).
+Who is in goes first. Listeners, and handshakes whose request is not here at once, wait in an epoll instance of their
+own, the door: a turn serves all connections that are ready, and then strangers, one by one, until DOOR_S is over. So
+ten thousand of them cost a connection no more than a few do (p99 beside those who drip 10 ms in one queue, beside those
+who reset at once 4 ms with 16 accepted a turn; measured).
 
 Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
 a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
@@ -80,6 +81,14 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
 
+cdef extern from "<time.h>" nogil:
+    enum:
+        CLOCK_MONOTONIC
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* out)
+
 cdef extern from "<sys/eventfd.h>" nogil:
     enum:
         EFD_CLOEXEC
@@ -88,18 +97,23 @@ cdef extern from "<sys/eventfd.h>" nogil:
 cdef enum:
     # Events of one turn; the rest waits for the next, behind whatever else the loop has to do.
     EVENTS_MAX = 256
-    # Sockets accepted in one turn, a millisecond's work with their handshakes: who is in already is served in between.
-    ACCEPTS_MAX = 16
-    # Handshakes that go on in one turn. Thousands may be under way, byte by byte.
-    DOOR_EVENTS_MAX = 16
     # Crowded sockets that may wait for their request to come: somebody who asks how the node is.
     CROWDED_MAX = 8
     ADDRESS_MAX = 46
 
 # A listener is told from a socket by its birth, which no socket has.
 cdef uint32_t LISTENER = 0xFFFFFFFF
+# What a turn spends on strangers, and again on ends, when there are more than it has time for: some five handshakes.
+cdef double DOOR_S = 250e-6
 # How long to leave the listeners alone when there is no descriptor left; the kernel's queue holds who comes.
 cdef double OUT_OF_FILES_PAUSE_S = 0.1
+
+
+cdef double monotonic() noexcept nogil:
+    """Seconds, exact (25 ns to read)."""
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef object address_of(sockaddr_storage* address):
@@ -170,14 +184,14 @@ cdef class Poller:
         self._listeners.append(listener)
         event.events = EPOLLIN
         event.data.u64 = <uint64_t>LISTENER << 32 | <uint32_t><int>listener.fileno()
-        if epoll_ctl(self._fd, EPOLL_CTL_ADD, listener.fileno(), &event) < 0:
+        if epoll_ctl(self._door, EPOLL_CTL_ADD, listener.fileno(), &event) < 0:
             raise OSError(errno, os.strerror(errno))
 
     def silence(self, listener):
         """Accept no more from `listener`; it stays its owner's."""
         if listener in self._listeners:
             self._listeners.remove(listener)
-            epoll_ctl(self._fd, EPOLL_CTL_DEL, listener.fileno(), NULL)
+            epoll_ctl(self._door, EPOLL_CTL_DEL, listener.fileno(), NULL)
 
     def call_soon(self, callback):
         """At the end of this turn, after all of its reads; without one, as the loop's."""
@@ -188,14 +202,10 @@ cdef class Poller:
 
     def turn(self):
         """Serve what is ready."""
-        cdef:
-            epoll_event events[EVENTS_MAX]
-            bint knocked
         self._in_turn = True
         try:
-            knocked = self._serve_ready(events, epoll_wait(self._fd, events, EVENTS_MAX, 0))
-            if knocked:
-                self._serve_ready(events, epoll_wait(self._door, events, DOOR_EVENTS_MAX, 0))
+            if self._serve_ready():
+                self._serve_door()
         finally:
             try:
                 self._end_turn()
@@ -203,32 +213,46 @@ cdef class Poller:
                 self._in_turn = False
                 self._fill_reserve()
 
-    cdef int _serve_ready(self, epoll_event* events, int n) except -1:
-        """Whether somebody is at the door."""
+    cdef int _serve_ready(self) except -1:
+        """All who are in. Whether somebody is at the door."""
         cdef:
-            Socket socket
-            uint32_t birth
-            int fd, i
+            epoll_event events[EVENTS_MAX]
+            int i
             bint knocked = False
-        for i in range(n):
-            fd = <int>(events[i].data.u64 & 0xFFFFFFFF)
-            birth = <uint32_t>(events[i].data.u64 >> 32)
-            try:
-                if birth == LISTENER:
-                    if fd == self._door:
-                        knocked = True
-                    else:
-                        self._accept(fd, ACCEPTS_MAX)
-                    continue
-                found = <object>PyList_GET_ITEM(self._sockets, fd)
-                if found is None:
-                    continue
-                socket = <Socket>found
-                if socket._birth == birth:
-                    self._serve(socket, events[i].events)
-            except Exception as error:
-                self._report(error)
+        for i in range(epoll_wait(self._fd, events, EVENTS_MAX, 0)):
+            if <uint32_t>(events[i].data.u64 >> 32) == LISTENER:
+                knocked = True
+            else:
+                self._serve(&events[i])
         return knocked
+
+    cdef int _serve_door(self) except -1:
+        """One event after the other, for a while. The kernel puts what it told of behind what waits, so each has its
+        turn; of a listener one client is taken."""
+        cdef:
+            epoll_event event
+            bint may_go_on = True
+            double until = monotonic() + DOOR_S
+        while may_go_on and epoll_wait(self._door, &event, 1, 0) == 1:
+            if <uint32_t>(event.data.u64 >> 32) != LISTENER:
+                self._serve(&event)
+            else:
+                try:
+                    may_go_on = self._accept(<int>(event.data.u64 & 0xFFFFFFFF))
+                except Exception as error:
+                    self._report(error)
+            may_go_on = may_go_on and monotonic() < until
+        return 0
+
+    cdef int _serve(self, epoll_event* event) except -1:
+        cdef:
+            object found = <object>PyList_GET_ITEM(self._sockets, <int>(event.data.u64 & 0xFFFFFFFF))
+            Socket socket
+        if found is not None:
+            socket = <Socket>found
+            if socket._birth == <uint32_t>(event.data.u64 >> 32):
+                self._tell(socket, event.events)
+        return 0
 
     cdef int _move(self, Socket socket, int epoll) except -1:
         """Have the socket watched by `epoll` from now on."""
@@ -241,7 +265,7 @@ cdef class Poller:
             socket._break(errno)
         return 0
 
-    cdef int _serve(self, Socket socket, uint32_t events) except -1:
+    cdef int _tell(self, Socket socket, uint32_t events) except -1:
         """What fails costs the socket it fails for."""
         try:
             socket._on_events(events)
@@ -253,39 +277,42 @@ cdef class Poller:
 
     cdef int _end_turn(self) except -1:
         """What was put off, and the ends; either may bring about more of the other."""
+        cdef bint is_time_left = True
+        self._run_soon()
+        while self._dead and is_time_left:
+            is_time_left = self._reap()
+            self._run_soon()
+        return 0
+
+    cdef int _run_soon(self) except -1:
         cdef list soon
-        while self._soon or self._dead:
+        while self._soon:
             soon, self._soon = self._soon, []
             for callback in soon:
                 try:
                     callback()
                 except Exception as error:
                     self._report(error)
-            self._reap()
         return 0
 
     cdef int _report(self, error) except -1:
         self._loop.call_exception_handler({"message": "serving a socket fails", "exception": error})
         return 0
 
-    cdef int _accept(self, int listener, int count) except -1:
+    cdef bint _accept(self, int listener) except -1:
+        """Take one client. False: there was no descriptor for it, and the next one has to wait for the next turn."""
         cdef:
             sockaddr_storage address
-            socklen_t size
-            Socket socket
-            int fd, i
-        for i in range(count):
-            size = sizeof(address)
-            fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd >= 0:
-                self._welcome(fd, address_of(&address), self.open + 1 >= self.sockets_max, self._crowded < CROWDED_MAX)
-            elif errno == EAGAIN:
-                return 0
-            elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-                return self._accept_by_reserve(listener, errno)
-            elif errno not in (EINTR, ECONNABORTED, EPROTO, EPERM):
-                raise OSError(errno, os.strerror(errno))
-        return 0
+            socklen_t size = sizeof(address)
+            int fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        if fd >= 0:
+            self._welcome(fd, address_of(&address), self.open + 1 >= self.sockets_max, self._crowded < CROWDED_MAX)
+        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+            self._accept_by_reserve(listener, errno)
+            return False
+        elif errno not in (EAGAIN, EINTR, ECONNABORTED, EPROTO, EPERM):
+            raise OSError(errno, os.strerror(errno))
+        return True
 
     cdef int _accept_by_reserve(self, int listener, int error) except -1:
         """Accept one client in place of the reserve, only to answer it. Any others have their turn in the next one."""
@@ -309,7 +336,7 @@ cdef class Poller:
         cdef Socket socket = self._take(fd, address)
         socket.is_crowded = is_crowded
         self._crowded += is_crowded
-        self._serve(socket, EPOLLIN)
+        self._tell(socket, EPOLLIN)
         if is_crowded and not may_wait and not socket._closing:
             self.owner.on_crowded(socket)
         if socket._is_half_open and not socket._buried:
@@ -320,7 +347,7 @@ cdef class Poller:
 
     def _pause(self, int fd):
         """Without a pause the loop would spin on a listener that cannot be served."""
-        epoll_ctl(self._fd, EPOLL_CTL_DEL, fd, NULL)
+        epoll_ctl(self._door, EPOLL_CTL_DEL, fd, NULL)
         self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._resume, fd)
 
     def _resume(self, int fd):
@@ -368,20 +395,26 @@ cdef class Poller:
         return 0
 
     def reap(self):
-        """Tell the ends that came about outside of a turn."""
+        """Tell the ends that came about outside of a turn, or that a turn had no time for."""
         self._reap()
 
-    cdef int _reap(self) except -1:
+    cdef bint _reap(self) except -1:
+        """Tell ends, for a while. Whether that were all; the others have their turn when the loop comes round."""
         cdef:
-            list dead
-            Socket socket
-        dead, self._dead = self._dead, []
-        for socket in dead:
+            double until = monotonic() + DOOR_S
+            Py_ssize_t told = 0
+        while told < PyList_GET_SIZE(self._dead):
             try:
-                socket._lost()
+                (<Socket>self._dead[told])._lost()
             except Exception as error:
                 self._report(error)
-        return 0
+            told += 1
+            if monotonic() >= until:
+                break
+        del self._dead[:told]
+        if self._dead:
+            self._loop.call_soon(self.reap)
+        return not self._dead
 
 
 cdef class Socket:

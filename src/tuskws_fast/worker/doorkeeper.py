@@ -11,8 +11,8 @@ Rates       So many handshakes a second, so many refused tokens a minute, of an 
 The address of a half-open socket is the peer's: whose name a trusted proxy brings is only known when the request is
 here. So proxies' sockets count in all, and not by address.
 
-A plain socket whose request came with it never waits here: the poller tells of those only that do. How many sockets are
-accepted before established connections get their turn again is not decided here: 16 (ext/sockets, `tls`).
+A plain socket whose request came with it never waits here: the poller tells of those only that do. For how long sockets
+are accepted before established connections get their turn again is not decided here (ext/sockets, `tls`).
 """
 
 from __future__ import annotations
