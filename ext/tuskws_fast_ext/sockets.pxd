@@ -23,7 +23,7 @@ cdef class Poller:
         list _listeners
         list _soon                        # what waits for the end of this turn
         list _dead                        # sockets whose end is still to be told
-        Py_ssize_t _crowded               # of the open ones
+        list _crowd                       # crowded sockets that are here still, the oldest first
         uint32_t _births
         bint _in_turn
         readonly Py_ssize_t sockets_max   # from here on a new one is `crowded`

@@ -129,8 +129,8 @@ cdef object address_of(sockaddr_storage* address):
 
 cdef class Poller:
     """`owner.on_first_bytes(socket, data)` gets what a new socket says first. A socket beyond `sockets_max` `is_crowded`:
-    it may be answered, not upgraded. Only a few of these may take their time; `owner.on_crowded(socket)` sends away who
-    has to go at once. `owner.on_waiting(socket)` hears of one whose handshake is not over as soon as it is accepted, and
+    it may be answered, not upgraded. Only a few of these may take their time, and the oldest gives way to one more:
+    `owner.on_crowded(socket)` sends it away. `owner.on_waiting(socket)` hears of one whose handshake is not over as soon as it is accepted, and
     `owner.on_settled(socket)` when that one is upgraded or ends. `owner.on_shortage(errno)` hears that there was no
     descriptor for a client. The owner is set before the first `listen`."""
 
@@ -153,6 +153,7 @@ cdef class Poller:
         self._listeners = []
         self._soon = []
         self._dead = []
+        self._crowd = []
         self.sockets_max = sockets_max
         self._fill_reserve()
         loop.add_reader(self._fd, self.turn)
@@ -306,7 +307,7 @@ cdef class Poller:
             socklen_t size = sizeof(address)
             int fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
-            self._welcome(fd, address_of(&address), self.open + 1 >= self.sockets_max, self._crowded < CROWDED_MAX)
+            self._welcome(fd, address_of(&address), self.open + 1 >= self.sockets_max, True)
         elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
             self._accept_by_reserve(listener, errno)
             return False
@@ -335,10 +336,13 @@ cdef class Poller:
         """A new socket. Most clients have said something by now: one event less to wait for."""
         cdef Socket socket = self._take(fd, address)
         socket.is_crowded = is_crowded
-        self._crowded += is_crowded
         self._tell(socket, EPOLLIN)
-        if is_crowded and not may_wait and not socket._closing:
-            self.owner.on_crowded(socket)
+        if is_crowded and not socket._closing:
+            self._crowd.append(socket)
+            if not may_wait:
+                self.owner.on_crowded(self._crowd.pop())
+            elif PyList_GET_SIZE(self._crowd) > CROWDED_MAX:
+                self.owner.on_crowded(self._crowd.pop(0))
         if socket._is_half_open and not socket._buried:
             socket._is_waiting = True
             self._move(socket, self._door)
@@ -395,8 +399,8 @@ cdef class Poller:
         return 0
 
     def reap(self):
-        """Tell the ends that came about outside of a turn, or that a turn had no time for."""
-        self._reap()
+        """Tell the ends that came about outside of a turn, or that a turn had no time for. Whether these were all."""
+        return self._reap()
 
     cdef bint _reap(self) except -1:
         """Tell ends, for a while. Whether that were all; the others have their turn when the loop comes round."""
@@ -600,7 +604,8 @@ cdef class Socket:
         self._end_handshake()
         self._poller._sockets[self._fd] = None
         self._poller.open -= 1
-        self._poller._crowded -= self.is_crowded
+        if self.is_crowded and self in self._poller._crowd:
+            self._poller._crowd.remove(self)
         # Leaves the epoll set by itself: the descriptor has no duplicate.
         c_close(self._fd)
         self._fd = -1

@@ -148,7 +148,10 @@ class World:
     # -- what happens --------------------------------------------------------------------------------------------------
 
     def turn(self) -> None:
+        """And all ends, for which a turn might have no time: both worlds have to be equally far."""
         self.loop.turn()
+        while not self.poller.reap():
+            pass
         assert self.loop.reported == [], self.loop.reported
 
     def say(self, number: int, size: int, every: int, is_left_out: bool) -> None:
