@@ -128,11 +128,12 @@ cdef object address_of(sockaddr_storage* address):
 
 
 cdef class Poller:
-    """`owner.on_first_bytes(socket, data)` gets what a new socket says first. A socket beyond `sockets_max` `is_crowded`:
-    it may be answered, not upgraded. Only a few of these may take their time, and the oldest gives way to one more:
-    `owner.on_crowded(socket)` sends it away. `owner.on_waiting(socket)` hears of one whose handshake is not over as soon as it is accepted, and
-    `owner.on_settled(socket)` when that one is upgraded or ends. `owner.on_shortage(errno)` hears that there was no
-    descriptor for a client. The owner is set before the first `listen`."""
+    """`owner.on_first_bytes(socket, data)` gets what a new socket says first. A socket beyond `sockets_max`
+    `is_crowded`: it may be answered, not upgraded. Only a few of these may take their time, and the oldest gives way
+    to one more: `owner.on_crowded(socket)` sends it away. `owner.on_waiting(socket)` hears of one whose handshake is
+    not over as soon as it is accepted, and `owner.on_settled(socket)` when that one is upgraded or ends.
+    `owner.on_shortage(errno)` hears that there was no descriptor for a client. The owner is set before the first
+    `listen`."""
 
     def __cinit__(self):
         self._fd = -1
