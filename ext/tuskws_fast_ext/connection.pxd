@@ -71,6 +71,9 @@ cdef class Connection:
         int fd
         bint check_text                   # text must be valid UTF-8 before the session sees it
         readonly bint batch               # hello {batch: true}
+        object resting                    # the gate that holds frames back until others had their turn; None: it does not
+        readonly bint is_paused           # its session wants nothing more of it for now
+        public bint is_greedy             # it was refused something for sending more than it may
         bint is_tls
         bint is_dirty
         bint is_blocked                   # the transport holds bytes of ours: nothing may be written past them
@@ -84,6 +87,8 @@ cdef class Connection:
         double pings_full_at              # when the bucket of pings is full again
         public double deadline            # of the closing handshake
 
+    cdef int cut_short(self, gate) except -1
+    cdef int caught_up(self) except -1
     cdef int queue(self, Frame frame) except -1
     cdef int write_queue(self) except -1
     cdef int sent_first(self, Py_ssize_t sent) except -1

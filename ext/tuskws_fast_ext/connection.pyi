@@ -50,6 +50,7 @@ class Connection:
     queued_messages: int
     batch: bool
     is_closing: bool
+    is_greedy: bool
     is_failed: bool
     is_lost: bool
     peer_code: int

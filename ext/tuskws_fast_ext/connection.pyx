@@ -318,6 +318,7 @@ cdef class Connection:
         self.is_closing = True
         self._drop_queue()
         self.reader = None
+        self.resting = None
         self.point.blocked.discard(self)
         self.point.closing.discard(self)
         self.point.owing.discard(self)
@@ -374,6 +375,7 @@ cdef class Connection:
         pong = Frame.control(OP_PONG, data[:size])
         if not is_over(taken) and not self.is_blocked:
             return self.queue(pong)
+        self.is_greedy = True
         pace.pongs_spared += self.pong is not None
         self.pong = pong
         self.point.owing.add(self)
@@ -532,11 +534,30 @@ cdef class Connection:
         return b"".join([(<Frame>frame).wire(self.batch, self.deflater) for frame in frames])
 
     def pause_reading(self):
+        """Take nothing more from the peer, not even of what was read."""
+        self.is_paused = True
         self.transport.pause_reading()
 
     def resume_reading(self):
-        if not self.is_lost and not self.transport.is_closing():
+        self.is_paused = False
+        if self.is_lost or self.transport.is_closing():
+            return
+        if self.resting is not None:
+            self.resting.go_on()
+        else:
             self.transport.resume_reading()
+
+    cdef int cut_short(self, gate) except -1:
+        """Nothing is read until the gate has been through what it holds back."""
+        self.resting = gate
+        self.transport.pause_reading()
+        return 0
+
+    cdef int caught_up(self) except -1:
+        self.resting = None
+        if not self.is_paused and not self.is_lost and not self.transport.is_closing():
+            self.transport.resume_reading()
+        return 0
 
     cdef int queue(self, Frame frame) except -1:
         if self.is_closing:

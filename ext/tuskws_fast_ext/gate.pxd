@@ -20,17 +20,28 @@ cdef struct Header:
     int fault               # close code, 0 = a legal header
 
 
-cdef class ReadBuffer:
+cdef class Inlet:
     cdef:
         bytearray memory
         readonly object view             # what every get_buffer returns: made once a worker
+        double until                     # monotonic seconds: until then a read may take more than one slice
+        object _call_soon
+        object _resting                  # gates with whole frames that nobody has looked at
+        bint _is_scheduled
+        readonly unsigned long long rests  # reads that were cut short
+
+    cdef int rest(self, Gate gate) except -1
 
 
 cdef class Gate:
     cdef:
         FrameParser _parser              # shared by all connections
         Connection _connection
-        ReadBuffer _buffer
+        Inlet _inlet
+        bytearray _rest                  # read and paid for, and to be looked at from `_rest_at` on
+        Py_ssize_t _rest_at
+        bytearray _behind                # what came all the same while something rested
+        bint _is_in_line
         bytearray _held                  # the start of a frame that is not here as a whole yet
         Py_ssize_t _wanted               # how long it will be, 0 while even its header is not complete
         uint32_t _frame_max
@@ -41,10 +52,13 @@ cdef class Gate:
         double _bytes_full_at
 
     cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _proceed(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _take(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef int _go_on(self) except -1
     cdef int _pay(self, Py_ssize_t count) except -1
     cdef int _discard(self, Py_ssize_t size) except -1
     cdef Py_ssize_t _continue_held(self, const unsigned char* data, Py_ssize_t size) except -1
-    cdef int _scan(self, const unsigned char* data, Py_ssize_t size) except -1
+    cdef Py_ssize_t _scan(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _single(self, Header* header, unsigned char* frame) except -1
     cdef int _parse(self, const unsigned char* data, Py_ssize_t size, Py_ssize_t count) except -1
 

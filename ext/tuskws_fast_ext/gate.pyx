@@ -5,6 +5,7 @@ same segment is bad was never answered, a second Close hid the first (Autobahn 4
 overtook what we had queued. It also keeps the largest read buffer it ever needed. Here each header is judged first:
 
     a run of whole small frames   ─▶ picows, as it came: unmasked in place, no copy kept
+    more than a slice of them     ─▶ the rest waits until others had their turn; nothing is read meanwhile
     a frame cut by the read's end ─▶ held until it is whole
     a frame longer than picows' buffer ─▶ held, unmasked here, handed to the connection: the memory goes with it
     a Close, or an illegal header ─▶ the connection; nothing behind it is looked at
@@ -14,14 +15,20 @@ What a peer sends after it broke the protocol is read and dropped, so that it ge
 order; but not for ever: beyond DISCARD_MAX it is not read any more, and the closing handshake's deadline resets it.
 
 Connections that hold nothing share one read buffer a worker: uvloop reads and calls back in one go.
+
+Slices. Thirty-two kilobytes of small commands are ten milliseconds of work, and all others would wait for it. So a read
+is looked at slice by slice; when the turn has lasted its time, what is left rests, and `Inlet.go_on` looks at it behind
+those who wait for the first time, a slice a gate in turn.
 """
+
+from collections import deque
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from tuskws_fast_ext.connection cimport Connection
-from tuskws_fast_ext.pace cimport charge, is_over, monotonic
+from tuskws_fast_ext.pace cimport SHARE_US, charge, exact_monotonic, is_over, monotonic
 from tuskws_fast_ext.parser cimport FrameParser
 
 cdef enum:
@@ -34,6 +41,12 @@ cdef enum:
     # The largest message that an honest client may be writing when it broke a rule; many read nothing before they have
     # written it. Reading more than that is only work.
     DISCARD_MAX = 1 << 24
+    # What is looked at in one go: some 300 us of work at most, as is the longest message by itself. A publisher's window
+    # (64 is the usual one) should stay in one piece: it leaves for the broker, and for each member, as one.
+    SLICE_FRAMES = 64
+    SLICE_BYTES = 1 << 14
+    # Of who sends more than it may: each of its frames is answered by a refusal, which costs as much as a service.
+    SLICE_FRAMES_GREEDY = 16
 
 
 cdef int parse_header(
@@ -90,6 +103,23 @@ cdef int parse_header(
     return 1 if header.fault or size >= header.size else 0
 
 
+cdef Py_ssize_t count_frames(
+    const unsigned char* data, Py_ssize_t size, uint32_t frame_max, Py_ssize_t* count
+) noexcept nogil:
+    """Add the whole legal frames at `data` to `count`, up to a Close; returns where they end."""
+    cdef:
+        Header header
+        Py_ssize_t at = 0
+    while parse_header(data + at, size - at, frame_max, &header) and not header.fault:
+        if header.size + header.payload > size - at:
+            break
+        at += header.size + header.payload
+        count[0] += 1
+        if header.opcode == OP_CLOSE:
+            break
+    return at
+
+
 cdef void unmask(unsigned char* data, Py_ssize_t size, const unsigned char* mask) noexcept nogil:
     cdef:
         uint32_t mask32
@@ -107,12 +137,41 @@ cdef void unmask(unsigned char* data, Py_ssize_t size, const unsigned char* mask
         i += 1
 
 
-cdef class ReadBuffer:
-    """The buffer that all connections of a worker read into. Nothing stays in it between two callbacks."""
+cdef class Inlet:
+    """What all connections of a worker read by: one buffer, in which nothing stays between two callbacks, and the line
+    of those who sent more than a turn has time for. `call_soon` is the loop's: what it calls runs behind new events."""
 
-    def __init__(self, Py_ssize_t size):
+    def __init__(self, Py_ssize_t size, call_soon not None):
         self.memory = bytearray(size)
         self.view = memoryview(self.memory)
+        self._call_soon = call_soon
+        self._resting = deque()
+
+    cdef int rest(self, Gate gate) except -1:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._call_soon(self.go_on)
+        gate._is_in_line = True
+        self._resting.append(gate)
+        return 0
+
+    def go_on(self):
+        """A slice of each gate in line, round and round, until this turn's share is over."""
+        cdef:
+            Gate gate
+            object resting = self._resting
+            double until = exact_monotonic() + SHARE_US * 1e-6
+        while resting:
+            gate = resting.popleft()
+            try:
+                gate._go_on()
+            except Exception as error:
+                gate._connection.break_off(error)
+            if exact_monotonic() >= until:
+                break
+        self._is_scheduled = len(resting) > 0
+        if self._is_scheduled:
+            self._call_soon(self.go_on)
 
 
 cdef class Gate:
@@ -122,12 +181,12 @@ cdef class Gate:
         self,
         FrameParser parser not None,
         Connection connection not None,
-        ReadBuffer buffer not None,
+        Inlet inlet not None,
         uint32_t frame_max,
     ):
         self._parser = parser
         self._connection = connection
-        self._buffer = buffer
+        self._inlet = inlet
         self._frame_max = frame_max
         self._pace = connection.point.pace
 
@@ -138,10 +197,10 @@ cdef class Gate:
         return True
 
     def get_buffer(self, sizehint):
-        return self._buffer.view
+        return self._inlet.view
 
     def buffer_updated(self, Py_ssize_t size):
-        self._pass(<const unsigned char*>PyByteArray_AS_STRING(self._buffer.memory), size)
+        self._pass(<const unsigned char*>PyByteArray_AS_STRING(self._inlet.memory), size)
 
     def feed(self, bytes data not None):
         """Bytes that came by another way: behind the upgrade request, or from a test."""
@@ -156,6 +215,7 @@ cdef class Gate:
     def connection_lost(self, error):
         self._ended = True
         self._held = None
+        self._rest = None
         self._connection.lost()
 
     def pause_writing(self):
@@ -174,10 +234,64 @@ cdef class Gate:
             self._pace.bytes_closed += 1
             self._ended = True
             return self._connection.reject(POLICY, b"too many bytes")
+        if self._rest is not None:
+            # A transport that had decrypted it already when it was asked to pause.
+            self._behind = (self._behind or bytearray()) + (<const char*>data)[:size]
+            return 0
+        return self._proceed(data, size)
+
+    cdef int _proceed(self, const unsigned char* data, Py_ssize_t size) except -1:
+        cdef Py_ssize_t used = 0
         if self._held is not None:
             used = self._continue_held(data, size)
         if not self._ended and used < size:
-            self._scan(data + used, size - used)
+            self._take(data + used, size - used)
+        return 0
+
+    cdef int _take(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Pay for all frames, look at as many as there is time for; the others rest."""
+        cdef:
+            Py_ssize_t used, count = 0
+        count_frames(data, size, self._frame_max, &count)
+        if count and not self._pay(count):
+            return 0
+        self._connection.is_greedy = False
+        used = self._scan(data, size)
+        if used < size and not self._ended:
+            self._rest = bytearray((<const char*>data)[used:size])
+            self._rest_at = 0
+            self._connection.cut_short(self)
+            self._inlet.rests += 1
+            self._inlet.rest(self)
+        return 0
+
+    def go_on(self):
+        """The connection may be read again; what rests comes first."""
+        if not self._is_in_line:
+            self._inlet.rest(self)
+
+    cdef int _go_on(self) except -1:
+        """One slice of what rests; when nothing is left, the socket is read again."""
+        cdef:
+            bytearray rest = self._rest
+            bytearray behind
+            Py_ssize_t at = self._rest_at
+        self._is_in_line = False
+        if rest is None or self._connection.is_paused:
+            return 0
+        if not self._connection.is_failed:
+            at += self._scan(
+                <const unsigned char*>PyByteArray_AS_STRING(rest) + at, PyByteArray_GET_SIZE(rest) - at
+            )
+            if at < PyByteArray_GET_SIZE(rest) and not self._ended:
+                self._rest_at = at
+                return self._inlet.rest(self)
+        self._rest = None
+        behind, self._behind = self._behind, None
+        if behind is not None and not self._ended:
+            self._proceed(<const unsigned char*>PyByteArray_AS_STRING(behind), PyByteArray_GET_SIZE(behind))
+        if self._rest is None:
+            self._connection.caught_up()
         return 0
 
     cdef int _pay(self, Py_ssize_t count) except -1:
@@ -228,18 +342,24 @@ cdef class Gate:
         frame = self._held
         self._held = None
         self._wanted = 0
-        parse_header(<unsigned char*>PyByteArray_AS_STRING(frame), PyByteArray_GET_SIZE(frame), self._frame_max, &header)
-        self._single(&header, <unsigned char*>PyByteArray_AS_STRING(frame))
+        if self._pay(1):
+            parse_header(
+                <unsigned char*>PyByteArray_AS_STRING(frame), PyByteArray_GET_SIZE(frame), self._frame_max, &header
+            )
+            self._single(&header, <unsigned char*>PyByteArray_AS_STRING(frame))
         return used
 
-    cdef int _scan(self, const unsigned char* data, Py_ssize_t size) except -1:
-        """Pass on what is whole in `data`, hold what is not."""
+    cdef Py_ssize_t _scan(self, const unsigned char* data, Py_ssize_t size) except -1:
+        """Pass on what is whole in `data`, hold what is not. How many bytes are done with: `size`, or less if there was
+        no time for more.""" 
         cdef:
             Header header
             Py_ssize_t at = 0
             Py_ssize_t run = 0          # start of the run of small frames that nobody has yet
             Py_ssize_t count = 0        # and how many they are
             Py_ssize_t whole
+            Py_ssize_t slice_at = 0
+            Py_ssize_t slice_frames = 0
         while at < size:
             if not parse_header(data + at, size - at, self._frame_max, &header):
                 break
@@ -248,16 +368,28 @@ cdef class Gate:
                 if not self._ended:
                     self._ended = True
                     self._connection.fault(header.fault)
-                return 0
+                return size
             whole = header.size + header.payload
             if whole > size - at:
                 break
+            if slice_frames and slice_frames % SLICE_FRAMES_GREEDY == 0 or at - slice_at >= SLICE_BYTES:
+                self._parse(data + run, at - run, count)
+                if self._ended:
+                    return size
+                run = at
+                count = 0
+                if self._connection.is_greedy or slice_frames == SLICE_FRAMES or at - slice_at >= SLICE_BYTES:
+                    if exact_monotonic() >= self._inlet.until:
+                        return at
+                    slice_at = at
+                    slice_frames = 0
+            slice_frames += 1
             if whole > PICOWS_FRAME_MAX or header.opcode == OP_CLOSE:
                 self._parse(data + run, at - run, count)
                 if not self._ended:
                     self._single(&header, <unsigned char*>data + at)
                 if self._ended:
-                    return 0
+                    return size
                 run = at + whole
                 count = 0
             else:
@@ -267,15 +399,13 @@ cdef class Gate:
         if at < size and not self._ended:
             self._held = bytearray((<const char*>data)[at:size])
             self._wanted = 0
-        return 0
+        return size
 
     cdef int _single(self, Header* header, unsigned char* frame) except -1:
         """One whole frame by itself, in memory that may be written: unmasked here."""
         cdef unsigned char* payload = frame + header.size
         if header.opcode != OP_CLOSE and header.size + header.payload <= PICOWS_FRAME_MAX:
             return self._parse(frame, header.size + header.payload, 1)
-        if not self._pay(1):
-            return 0
         unmask(payload, header.payload, payload - 4)
         if header.opcode == OP_CLOSE:
             self._ended = True
@@ -285,6 +415,6 @@ cdef class Gate:
         return 0
 
     cdef int _parse(self, const unsigned char* data, Py_ssize_t size, Py_ssize_t count) except -1:
-        if count and not self._connection.is_lost and self._pay(count):
+        if count and not self._connection.is_lost:
             self._parser.parse(self._connection, data, size, count)
         return 0

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from tuskws_fast_ext.gate cimport Gate, ReadBuffer
+from tuskws_fast_ext.gate cimport Gate, Inlet
 
 
 cdef extern from "<sys/epoll.h>" nogil:
@@ -11,12 +11,19 @@ cdef extern from "<sys/epoll.h>" nogil:
         epoll_data_t data
 
 
+cdef enum:
+    KNOCKS_MAX = 16
+
+
 cdef class Poller:
     cdef:
         int _fd                           # of the epoll instance
         int _door                         # of the one for listeners and unfinished handshakes, which the first watches
         int _reserve                      # a descriptor to close when there is no other; -1: it is in use
-        ReadBuffer _buffer
+        Inlet _inlet
+        epoll_event _at_door[KNOCKS_MAX]  # what the kernel told of the door,
+        int _knock                        # from here on
+        int _knocks                       # to here, and there was no time for yet
         object _loop
         public object owner               # gets on_first_bytes(socket, data), on_crowded(socket) and so on
         list _sockets                     # by descriptor; None: no socket of ours
@@ -35,11 +42,11 @@ cdef class Poller:
     cdef int _serve_door(self) except -1
     cdef int _serve(self, epoll_event* event) except -1
     cdef int _tell(self, Socket socket, uint32_t events) except -1
-    cdef int _move(self, Socket socket, int epoll) except -1
+    cdef int _enroll(self, Socket socket, int epoll) except -1
     cdef bint _accept(self, int listener) except -1
     cdef int _accept_by_reserve(self, int listener, int error) except -1
-    cdef int _welcome(self, int fd, object address, bint is_crowded, bint may_wait) except -1
-    cdef Socket _take(self, int fd, object address)
+    cdef int _welcome(self, Socket socket, bint may_wait) except -1
+    cdef Socket _take(self, int fd, object address, bint is_crowded)
     cdef int _bury(self, Socket socket) except -1
     cdef bint _reap(self) except -1
     cdef int _end_turn(self) except -1
@@ -53,7 +60,7 @@ cdef class Socket:
         int _fd
         uint32_t _birth                   # tells this socket from an earlier one of the same descriptor
         uint32_t _interest                # what the kernel was asked to watch
-        int _epoll                        # by which instance
+        int _epoll                        # by which instance; -1: by none yet
         Gate _gate                        # the protocol after the upgrade
         object _protocol                  # the protocol before, if the first read was not enough
         bytearray _pending                # what the kernel did not take

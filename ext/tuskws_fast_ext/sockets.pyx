@@ -15,9 +15,8 @@ the node is) and let go of before the turn ends, and then it is the reserve agai
 never spins on a listener that it cannot serve; where even the reserve is not to be had, the listener rests for a moment.
 
 Who is in goes first. Listeners, and handshakes whose request is not here at once, wait in an epoll instance of their
-own, the door: a turn serves all connections that are ready, and then strangers, one by one, until DOOR_S is over. So
-ten thousand of them cost a connection no more than a few do (p99 beside those who drip 10 ms in one queue, beside those
-who reset at once 4 ms with 16 accepted a turn; measured).
+own, the door: a turn serves all connections that are ready, and then strangers, one by one, until their share is over
+(ext/pace). So ten thousand of them cost a connection no more than a few do (docs/decisions/0007).
 
 Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
 a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
@@ -28,7 +27,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, EMFILE, ENFILE, ENOBUFS, ENOMEM, EPROTO, EPERM, ECONNRESET, errno
 from libc.stdint cimport uint32_t, uint64_t
-from tuskws_fast_ext.gate cimport Gate, ReadBuffer
+from tuskws_fast_ext.gate cimport Gate, Inlet
+from tuskws_fast_ext.pace cimport SHARE_US, exact_monotonic
 
 import os
 
@@ -81,14 +81,6 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef extern from "<unistd.h>" nogil:
     int c_close "close"(int fd)
 
-cdef extern from "<time.h>" nogil:
-    enum:
-        CLOCK_MONOTONIC
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec* out)
-
 cdef extern from "<sys/eventfd.h>" nogil:
     enum:
         EFD_CLOEXEC
@@ -99,21 +91,14 @@ cdef enum:
     EVENTS_MAX = 256
     # Crowded sockets that may wait for their request to come: somebody who asks how the node is.
     CROWDED_MAX = 8
+    # Clients taken at once: as many as are served in one share of a turn (ext/pace).
+    ACCEPTS_MAX = 4
     ADDRESS_MAX = 46
 
 # A listener is told from a socket by its birth, which no socket has.
 cdef uint32_t LISTENER = 0xFFFFFFFF
-# What a turn spends on strangers, and again on ends, when there are more than it has time for: some five handshakes.
-cdef double DOOR_S = 250e-6
 # How long to leave the listeners alone when there is no descriptor left; the kernel's queue holds who comes.
 cdef double OUT_OF_FILES_PAUSE_S = 0.1
-
-
-cdef double monotonic() noexcept nogil:
-    """Seconds, exact (25 ns to read)."""
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef object address_of(sockaddr_storage* address):
@@ -140,7 +125,7 @@ cdef class Poller:
         self._door = -1
         self._reserve = -1
 
-    def __init__(self, loop, ReadBuffer buffer not None, Py_ssize_t sockets_max):
+    def __init__(self, loop, Inlet inlet not None, Py_ssize_t sockets_max):
         cdef epoll_event event
         self._fd = epoll_create1(EPOLL_CLOEXEC)
         self._door = epoll_create1(EPOLL_CLOEXEC)
@@ -149,7 +134,7 @@ cdef class Poller:
         if self._fd < 0 or self._door < 0 or epoll_ctl(self._fd, EPOLL_CTL_ADD, self._door, &event) < 0:
             raise OSError(errno, os.strerror(errno))
         self._loop = loop
-        self._buffer = buffer
+        self._inlet = inlet
         self._sockets = []
         self._listeners = []
         self._soon = []
@@ -194,6 +179,8 @@ cdef class Poller:
         if listener in self._listeners:
             self._listeners.remove(listener)
             epoll_ctl(self._door, EPOLL_CTL_DEL, listener.fileno(), NULL)
+            # What was told of it before is no more true; the rest is told again.
+            self._knock = self._knocks = 0
 
     def call_soon(self, callback):
         """At the end of this turn, after all of its reads; without one, as the loop's."""
@@ -205,6 +192,7 @@ cdef class Poller:
     def turn(self):
         """Serve what is ready."""
         self._in_turn = True
+        self._inlet.until = exact_monotonic() + SHARE_US * 1e-6
         try:
             if self._serve_ready():
                 self._serve_door()
@@ -229,22 +217,30 @@ cdef class Poller:
         return knocked
 
     cdef int _serve_door(self) except -1:
-        """One event after the other, for a while. The kernel puts what it told of behind what waits, so each has its
-        turn; of a listener one client is taken."""
+        """One event after the other, for a while. The kernel puts what it told of behind what waits, and what there was
+        no time for comes first in the next turn: so each has its turn."""
         cdef:
-            epoll_event event
-            bint may_go_on = True
-            double until = monotonic() + DOOR_S
-        while may_go_on and epoll_wait(self._door, &event, 1, 0) == 1:
+            epoll_event* event
+            double until = exact_monotonic() + SHARE_US * 1e-6
+        while True:
+            if self._knock == self._knocks:
+                self._knock = 0
+                self._knocks = epoll_wait(self._door, self._at_door, KNOCKS_MAX, 0)
+                if self._knocks <= 0:
+                    self._knocks = 0
+                    return 0
+            event = &self._at_door[self._knock]
+            self._knock += 1
             if <uint32_t>(event.data.u64 >> 32) != LISTENER:
-                self._serve(&event)
+                self._serve(event)
             else:
                 try:
-                    may_go_on = self._accept(<int>(event.data.u64 & 0xFFFFFFFF))
+                    if not self._accept(<int>(event.data.u64 & 0xFFFFFFFF)):
+                        return 0
                 except Exception as error:
                     self._report(error)
-            may_go_on = may_go_on and monotonic() < until
-        return 0
+            if exact_monotonic() >= until:
+                return 0
 
     cdef int _serve(self, epoll_event* event) except -1:
         cdef:
@@ -256,12 +252,13 @@ cdef class Poller:
                 self._tell(socket, event.events)
         return 0
 
-    cdef int _move(self, Socket socket, int epoll) except -1:
+    cdef int _enroll(self, Socket socket, int epoll) except -1:
         """Have the socket watched by `epoll` from now on."""
         cdef epoll_event event
         event.events = socket._interest
         event.data.u64 = <uint64_t>socket._birth << 32 | <uint32_t>socket._fd
-        epoll_ctl(socket._epoll, EPOLL_CTL_DEL, socket._fd, NULL)
+        if socket._epoll >= 0:
+            epoll_ctl(socket._epoll, EPOLL_CTL_DEL, socket._fd, NULL)
         socket._epoll = epoll
         if epoll_ctl(epoll, EPOLL_CTL_ADD, socket._fd, &event) < 0:
             socket._break(errno)
@@ -302,19 +299,30 @@ cdef class Poller:
         return 0
 
     cdef bint _accept(self, int listener) except -1:
-        """Take one client. False: there was no descriptor for it, and the next one has to wait for the next turn."""
+        """Take some clients, and then hear them: most requests come some microseconds behind their connection, and one
+        that is here by then costs one event less and is never filed as unfinished. False: there was no descriptor for
+        one of them, and who comes next has to wait for the next turn."""
         cdef:
             sockaddr_storage address
-            socklen_t size = sizeof(address)
-            int fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
-        if fd >= 0:
-            self._welcome(fd, address_of(&address), self.open + 1 >= self.sockets_max, True)
-        elif errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
-            self._accept_by_reserve(listener, errno)
-            return False
-        elif errno not in (EAGAIN, EINTR, ECONNABORTED, EPROTO, EPERM):
-            raise OSError(errno, os.strerror(errno))
-        return True
+            socklen_t size
+            list fresh = []
+            bint may_go_on = True
+            int fd
+        while PyList_GET_SIZE(fresh) < ACCEPTS_MAX:
+            size = sizeof(address)
+            fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd >= 0:
+                fresh.append(self._take(fd, address_of(&address), self.open + 1 >= self.sockets_max))
+                continue
+            if errno in (EMFILE, ENFILE, ENOBUFS, ENOMEM):
+                self._accept_by_reserve(listener, errno)
+                may_go_on = False
+            elif errno not in (EAGAIN, EINTR, ECONNABORTED, EPROTO, EPERM):
+                self._report(OSError(errno, os.strerror(errno)))
+            break
+        for socket in fresh:
+            self._welcome(<Socket>socket, True)
+        return may_go_on
 
     cdef int _accept_by_reserve(self, int listener, int error) except -1:
         """Accept one client in place of the reserve, only to answer it. Any others have their turn in the next one."""
@@ -328,17 +336,18 @@ cdef class Poller:
             self._reserve = -1
             fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
-            self._welcome(fd, address_of(&address), True, False)
+            self._welcome(self._take(fd, address_of(&address), True), False)
         else:
             self._pause(listener)
         return 0
 
-    cdef int _welcome(self, int fd, object address, bint is_crowded, bint may_wait) except -1:
-        """A new socket. Most clients have said something by now: one event less to wait for."""
-        cdef Socket socket = self._take(fd, address)
-        socket.is_crowded = is_crowded
+    cdef int _welcome(self, Socket socket, bint may_wait) except -1:
+        """Hear a new socket, and have it watched for more."""
         self._tell(socket, EPOLLIN)
-        if is_crowded and not socket._closing:
+        if socket._buried:
+            return 0
+        self._enroll(socket, self._door if socket._is_half_open else self._fd)
+        if socket.is_crowded and not socket._closing:
             self._crowd.append(socket)
             if not may_wait:
                 self.owner.on_crowded(self._crowd.pop())
@@ -346,13 +355,13 @@ cdef class Poller:
                 self.owner.on_crowded(self._crowd.pop(0))
         if socket._is_half_open and not socket._buried:
             socket._is_waiting = True
-            self._move(socket, self._door)
             self.owner.on_waiting(socket)
         return 0
 
     def _pause(self, int fd):
         """Without a pause the loop would spin on a listener that cannot be served."""
         epoll_ctl(self._door, EPOLL_CTL_DEL, fd, NULL)
+        self._knock = self._knocks = 0
         self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._resume, fd)
 
     def _resume(self, int fd):
@@ -362,10 +371,9 @@ cdef class Poller:
                 self.listen(listener)
                 return
 
-    cdef Socket _take(self, int fd, object address):
-        cdef:
-            Socket socket = Socket.__new__(Socket)
-            epoll_event event
+    cdef Socket _take(self, int fd, object address, bint is_crowded):
+        """A new socket, which no epoll instance watches yet."""
+        cdef Socket socket = Socket.__new__(Socket)
         while PyList_GET_SIZE(self._sockets) <= fd:
             self._sockets.append(None)
         self._births += 1
@@ -375,14 +383,10 @@ cdef class Poller:
         socket._fd = fd
         socket._birth = self._births
         socket._interest = EPOLLIN
-        socket._epoll = self._fd
+        socket._epoll = -1
         socket._is_half_open = True
         socket.address = address
-        event.events = EPOLLIN
-        event.data.u64 = <uint64_t>socket._birth << 32 | <uint32_t>fd
-        if epoll_ctl(self._fd, EPOLL_CTL_ADD, fd, &event) < 0:
-            c_close(fd)
-            raise OSError(errno, os.strerror(errno))
+        socket.is_crowded = is_crowded
         self._sockets[fd] = socket
         self.open += 1
         self.half_open += 1
@@ -406,7 +410,7 @@ cdef class Poller:
     cdef bint _reap(self) except -1:
         """Tell ends, for a while. Whether that were all; the others have their turn when the loop comes round."""
         cdef:
-            double until = monotonic() + DOOR_S
+            double until = exact_monotonic() + SHARE_US * 1e-6
             Py_ssize_t told = 0
         while told < PyList_GET_SIZE(self._dead):
             try:
@@ -414,7 +418,7 @@ cdef class Poller:
             except Exception as error:
                 self._report(error)
             told += 1
-            if monotonic() >= until:
+            if exact_monotonic() >= until:
                 break
         del self._dead[:told]
         if self._dead:
@@ -441,7 +445,7 @@ cdef class Socket:
             self._is_half_open = False
             self._poller.half_open -= 1
             if self._epoll == self._poller._door and not self._buried:
-                self._poller._move(self, self._poller._fd)
+                self._poller._enroll(self, self._poller._fd)
         if self._is_waiting:
             self._is_waiting = False
             self._poller.owner.on_settled(self)
@@ -470,9 +474,9 @@ cdef class Socket:
 
     cdef int _read(self) except -1:
         cdef:
-            ReadBuffer buffer = self._poller._buffer
-            char* memory = PyByteArray_AS_STRING(buffer.memory)
-            ssize_t size = recv(self._fd, memory, PyByteArray_GET_SIZE(buffer.memory), MSG_DONTWAIT)
+            Inlet inlet = self._poller._inlet
+            char* memory = PyByteArray_AS_STRING(inlet.memory)
+            ssize_t size = recv(self._fd, memory, PyByteArray_GET_SIZE(inlet.memory), MSG_DONTWAIT)
         if size > 0:
             if self._gate is not None:
                 self._gate._pass(<const unsigned char*>memory, size)
@@ -510,7 +514,7 @@ cdef class Socket:
             self._interest = interest
             event.events = interest
             event.data.u64 = <uint64_t>self._birth << 32 | <uint32_t>self._fd
-            if epoll_ctl(self._epoll, EPOLL_CTL_MOD, self._fd, &event) < 0:
+            if self._epoll >= 0 and epoll_ctl(self._epoll, EPOLL_CTL_MOD, self._fd, &event) < 0:
                 self._break(errno)
         return 0
 

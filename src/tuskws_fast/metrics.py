@@ -115,6 +115,7 @@ class Metric(IntEnum):
     FRAME_RATE_CLOSED = _COUNTER, "connections closed for too many frames a second"
     BYTE_RATE_CLOSED = _COUNTER, "connections closed for too many bytes a second"
     PING_RATE_CLOSED = _COUNTER, "connections closed for too many pings a second"
+    READS_CUT = _COUNTER, "reads with more in them than a turn had time for: the rest waited for others"
     ITEMS_REFUSED = _COUNTER, "messages refused undecoded for too many items"
     PONGS_SPARED = _COUNTER, "pings answered by the pong to a later one"
     INFLATE_BUDGET_CLOSED = _COUNTER, "connections closed because they made the server inflate too much"

@@ -29,7 +29,6 @@ from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.ipc import records
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import CloseCode, ErrorCode
-from tuskws_fast.worker.inbox import Inbox
 from tuskws_fast.worker.session import Session
 
 RAW, REQUIRES_AUTH, ESCAPES = 1, 2, 4
@@ -55,15 +54,7 @@ class Node:
         epochs = iter(range(1, 1 << 30))
         self.engine = Engine(EngineLimits(shards=2, history_size=5), self.desk.now, lambda: f"e{next(epochs)}")
         self.engine.worker_up(0, 1)
-        self.inbox = Inbox(
-            self.desk.hub,
-            self.desk.outbox,
-            self.desk.sessions,
-            self.desk.watchers,
-            lambda: self.desk.wall,
-            self.desk.identities.revoke,
-            bool(mode & ESCAPES),
-        )
+        self.inbox = self.desk.inbox(bool(mode & ESCAPES))
         self.numbers = iter(range(1, 1 << 30))
         self.desk.identities._new_number = self.new_number
         self.edge = Edge(self.new_session, FRAME_MAX)

@@ -27,7 +27,7 @@ from helpers.rfc6455 import CLOSE, PING, client_frame, server_frames
 from helpers.turns import Turns
 from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.frame import Feed, Frame
-from tuskws_fast_ext.gate import Gate, ReadBuffer
+from tuskws_fast_ext.gate import Gate, Inlet
 from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.sockets import Poller, Socket
 
@@ -100,8 +100,8 @@ class World:
 
     def __init__(self, size: int, queue_bytes_max: int, together: bool, parser: FrameParser) -> None:
         self.loop = Turns()
-        self.buffer = ReadBuffer(4096)
-        self.poller = Poller(self.loop, self.buffer, 10_000)  # type: ignore[arg-type]
+        self.inlet = Inlet(4096, self.loop.call_soon)
+        self.poller = Poller(self.loop, self.inlet, 10_000)  # type: ignore[arg-type]
         self.poller.owner = self
         self.point = FlushPoint(self.poller.call_soon, queue_bytes_max, 64)
         self.parser = parser
@@ -132,7 +132,7 @@ class World:
         with socket.socket(fileno=os.dup(sock.fileno())) as same:
             same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         member.connection = Connection(self.point, member.session, FRAME_MAX, 100)
-        sock.set_protocol(Gate(self.parser, member.connection, self.buffer, FRAME_MAX))
+        sock.set_protocol(Gate(self.parser, member.connection, self.inlet, FRAME_MAX))
         member.connection.open(sock, sock.fileno(), b"")
 
     def on_crowded(self, sock: Socket) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Hashable
 
 from fuzz.structure import Source
 from helpers.turns import Turns
-from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.gate import Inlet
 from tuskws_fast_ext.sockets import Poller, Socket
 
 CLIENTS_MAX = 4
@@ -80,7 +80,7 @@ class Peer:
     def buffer_updated(self, nbytes: int) -> None:
         assert not self.losses, "bytes for one that is lost"
         assert not self.sock.is_closing(), "bytes for one that closes"
-        self.heard += bytes(self.world.buffer.view[:nbytes])
+        self.heard += bytes(self.world.inlet.view[:nbytes])
         self.world.react()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,8 +97,8 @@ class Peer:
 class World:
     def __init__(self) -> None:
         self.loop = Turns()
-        self.buffer = ReadBuffer(4096)
-        self.poller = Poller(self.loop, self.buffer, 1000)  # type: ignore[arg-type]
+        self.inlet = Inlet(4096, self.loop.call_soon)
+        self.poller = Poller(self.loop, self.inlet, 1000)  # type: ignore[arg-type]
         self.poller.owner = self
         self.listener = socket.socket(socket.AF_UNIX)
         # Any name that is free, in no file system.

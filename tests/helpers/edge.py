@@ -24,7 +24,7 @@ from helpers.rfc6455 import Message
 from tuskws_fast_ext.connection import Connection, FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
 from tuskws_fast_ext.frame import Frame
-from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.gate import Inlet
 from tuskws_fast_ext.head import Head
 from tuskws_fast_ext.pace import Pace
 
@@ -147,6 +147,7 @@ class Line:
         self._seen_writes = 0
         self._closing = False
         self._buffer = b""
+        self._unread = b""
         self._paused = False
         self.is_reading = True
         self.is_half_closed = False
@@ -205,7 +206,9 @@ class Line:
         self.is_reading = False
 
     def resume_reading(self) -> None:
-        self.is_reading = True
+        if not self.is_reading:
+            self.is_reading = True
+            self._loop.call_soon(self._read)
 
     # -- what the network does -----------------------------------------------------------------------------------------
 
@@ -214,13 +217,17 @@ class Line:
         self._end_turn()
 
     def deliver(self, data: bytes) -> None:
-        """`data` comes in, in a turn that is not over with it."""
-        while data and self.is_reading and not self._closing:
-            buffer = self.protocol.get_buffer(len(data))
-            n = min(len(buffer), len(data))
-            buffer[:n] = data[:n]
+        """`data` comes in, in a turn that is not over with it. What is not read waits in the socket."""
+        self._unread += data
+        self._read()
+
+    def _read(self) -> None:
+        while self._unread and self.is_reading and not self._closing:
+            buffer = self.protocol.get_buffer(len(self._unread))
+            n = min(len(buffer), len(self._unread))
+            buffer[:n] = self._unread[:n]
+            self._unread = self._unread[n:]
             self.protocol.buffer_updated(n)
-            data = data[n:]
 
     def read_on(self) -> None:
         """The peer reads all there is, and what that makes room for, until nothing more comes."""
@@ -422,7 +429,7 @@ class Edge:
                 half_open_max=1000,
                 half_open_per_ip_max=1000,
             ),
-            ReadBuffer(buffer_bytes),
+            Inlet(buffer_bytes, self.loop.call_soon),
             lane,
             self.echo,
             self.limits,  # type: ignore[arg-type]

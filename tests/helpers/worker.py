@@ -13,6 +13,7 @@ from tuskws_fast.protocol import codec
 from tuskws_fast.worker.commands import Commands
 from tuskws_fast.worker.hub import Hub
 from tuskws_fast.worker.identities import Identities
+from tuskws_fast.worker.inbox import Inbox
 from tuskws_fast.worker.outbox import Outbox
 from tuskws_fast.worker.session import Session, Terms
 
@@ -182,6 +183,18 @@ class Desk:
             self.counters,  # type: ignore[arg-type]
             lambda: self.wall,
             lambda: self.now,
+        )
+
+    def inbox(self, escape_html: bool = False) -> Inbox:
+        """What applies the broker's records to the sessions of this desk."""
+        return Inbox(
+            self.hub,
+            self.outbox,
+            self.sessions,
+            self.watchers,
+            lambda: self.wall,
+            self.identities.revoke,
+            escape_html,
         )
 
     def connect(self, number: int = 1) -> tuple[Session, Wire]:

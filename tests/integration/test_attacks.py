@@ -214,6 +214,19 @@ def test_a_flood_of_small_frames(server: RunningServer, siege: Siege) -> None:
         siege.lay(again_and_again(once))
 
 
+def test_a_second_of_commands_in_one_write(server: RunningServer, siege: Siege) -> None:
+    """As many frames as the rate lets through at once, most of them refused one by one."""
+    flood = b"".join(frame(b'{"type":"room_info","room":"r","id":%d}' % n) for n in range(950))
+
+    def once() -> None:
+        with attacker(server) as client:
+            write_all(client, flood)
+            assert {client.message()["id"] for _ in range(950)} == set(range(950))
+
+    with siege.grows("reads_cut"), siege.grows("rate_limited"):
+        siege.lay(again_and_again(once))
+
+
 # -- messages ----------------------------------------------------------------------------------------------------------
 
 

@@ -35,7 +35,6 @@ from tuskws_fast.protocol import codec
 from tuskws_fast.storage.files import Files
 from tuskws_fast.storage.recovery import recover
 from tuskws_fast.storage.segments import JournalLimits, Segments
-from tuskws_fast.worker.inbox import Inbox
 from tuskws_fast.worker.process import Worker
 from tuskws_fast.worker.session import Session
 
@@ -100,14 +99,7 @@ class RealWorker:
         self.desk.outbox.link = None
         numbers = itertools.count(records.first_conn(slot, generation) + 1)
         self.desk.identities._new_number = self.new_number = lambda: next(numbers)
-        self.inbox = Inbox(
-            self.desk.hub,
-            self.desk.outbox,
-            self.desk.sessions,
-            self.desk.watchers,
-            lambda: self.desk.wall,
-            self.desk.identities.revoke,
-        )
+        self.inbox = self.desk.inbox()
         self.point = FlushPoint(lambda callback: None, 1 << 20, 1000)
         self.segment: Segment | None = None
         self.session: Session | None = None

@@ -56,7 +56,7 @@ from tuskws_fast.ipc.records import (
 )
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
-from tuskws_fast.rooms.dedupe import digest_of
+from tuskws_fast.rooms.dedupe import First, digest_of
 from tuskws_fast.rooms.permissions import MODERATE, PUBLISH
 from tuskws_fast.rooms.recovery import Position
 from tuskws_fast.rooms.shelf import OnShelf, Window
@@ -413,7 +413,7 @@ class Engine:
                 core.counters["duplicates"] += 1
                 if receipt:
                     self._receipts.follow(room, first.offset, conn)
-                self._acknowledge(worker, record, room, room.epoch, first.offset, True, out)
+                self._acknowledge(worker, record, room, first.epoch, first.offset, True, out)
                 return
         if room.stored and not ledger.writing:
             core.forsake(room, out)
@@ -428,7 +428,7 @@ class Engine:
             fields = (name, epoch, offset, core.wall, conn, tag, user, key, len(prefix), -1, body)
             ledger.entries.append(tuple.__new__(Published, fields))
         if key:
-            core.dedupe.add(name, user, key, digest_of(prefix), offset, core.now)
+            core.dedupe.add(name, user, key, First(core.now, epoch, offset, digest_of(prefix), -1))
             if not core.dedupe_armed:
                 core.arm_dedupe()
         self._publications += 1

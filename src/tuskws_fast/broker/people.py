@@ -36,7 +36,7 @@ from tuskws_fast.ipc.records import (
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.rooms import names
-from tuskws_fast.rooms.dedupe import digest_of, inbox_scope
+from tuskws_fast.rooms.dedupe import First, digest_of, inbox_scope
 from tuskws_fast.rooms.permissions import PRESENCE
 from tuskws_fast.rooms.presence import OFFLINE, STATUSES
 from tuskws_fast.storage.entries import Confirmed, Published
@@ -231,7 +231,8 @@ class People:
         if not recipient.sessions:
             core.absent.stay(recipient, sender_id)
         if record.key:
-            core.dedupe.add(scope, sender_id, record.key, digest, offset, core.now, delivered)
+            epoch = core.inbox_of(recipient).epoch
+            core.dedupe.add(scope, sender_id, record.key, First(core.now, epoch, offset, digest, delivered))
             core.arm_dedupe()
         core.counters["private_messages"] += 1
         return level, partial(answers.private_ack, offset, delivered, False)

@@ -20,6 +20,7 @@ from tuskws_fast.broker.ledger import ORIGINS_S, Sequence
 from tuskws_fast.broker.state import Core, Inbox, Person, Room
 from tuskws_fast.broker.timers import Timer
 from tuskws_fast.rooms import names
+from tuskws_fast.rooms.dedupe import First
 from tuskws_fast.rooms.shelf import Shelf
 from tuskws_fast.storage.entries import Ended, Entry, Published, Remembered, Snapshot, SnapshotEnd
 from tuskws_fast.storage.recovery import Recovered, ScopeState
@@ -53,8 +54,8 @@ def restore(core: Core, keeping: Keeping, recovered: Recovered, facts: Mapping[s
         _fill(core, sequence, state)
     for each in recovered.ids:
         if core.room(each.scope) is not None or each.scope[:1] == "\n":
-            at = _monotonic(core, each.wall)
-            core.dedupe.add(each.scope, each.user, each.key, each.digest, each.offset, at, each.delivered)
+            first = First(_monotonic(core, each.wall), each.epoch, each.offset, each.digest, each.delivered)
+            core.dedupe.add(each.scope, each.user, each.key, first)
     core.arm_dedupe()
     if recovered.origins:
         core.ledger.origins = recovered.origins
@@ -133,10 +134,9 @@ def snapshot(core: Core, scope: str, shelved: Collection[tuple[float, bytes]] = 
     timed = chain(shelved, ((since + at, body) for at, body in kept))
     for offset, (wall, body) in enumerate(timed, start=first):
         entries.append(Published(scope, sequence.epoch, offset, wall, 0, 0, "", "", 0, -1, body))
-    for user, key, result in ids:
-        entries.append(
-            Remembered(scope, user, key, result.digest, result.offset, float(since + result.at), result.delivered)
-        )
+    for user, key, made in ids:
+        at, epoch, offset, digest, delivered = made
+        entries.append(Remembered(scope, user, key, digest, epoch, offset, float(since + at), delivered))
     entries.append(SnapshotEnd(scope))
     return entries
 

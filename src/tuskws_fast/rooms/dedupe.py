@@ -24,9 +24,11 @@ _ENTRY_BYTES = 480
 
 
 class First(NamedTuple):
-    """The first result for a key. `delivered` is -1 where it was not told (every room, and most inboxes)."""
+    """The first result for a key. `epoch` is the sequence's of that time: a room may have begun a new one since.
+    `delivered` is -1 where it was not told (every room, and most inboxes)."""
 
     at: float
+    epoch: str
     offset: int
     digest: int
     delivered: int
@@ -64,19 +66,20 @@ class Dedupe:
         first = self._first.get((scope, user, key))
         return first if first is not None and first.at > now - self._window_s else None
 
-    def add(self, scope: str, user: str, key: str, digest: int, offset: int, now: float, delivered: int = -1) -> None:
-        """Remember a result. The caller has asked `find` before: there is no open entry under this key."""
+    def add(self, scope: str, user: str, key: str, first: First) -> None:
+        """Remember a result, made at `first.at`. The caller has asked `find` before: there is no open entry under this
+        key."""
         entry = (scope, user, key)
         if entry in self._first:
             # Its window is over, so every entry before it can go as well.
-            self.expire(now)
+            self.expire(first.at)
         keys = self._by_scope.get(scope)
         if keys is None:
             keys = self._by_scope[scope] = deque()
         elif len(keys) >= self._ids_max:
             self._drop(keys.popleft())
             self.overflowed += 1
-        self._first[entry] = First(now, offset, digest, delivered)
+        self._first[entry] = first
         keys.append(entry)
         self.bytes += _size(entry)
         while self.bytes > self._bytes_max and self._first:

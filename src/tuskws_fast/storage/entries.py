@@ -84,12 +84,13 @@ class Snapshot(NamedTuple):
 
 
 class Remembered(NamedTuple):
-    """An idempotency key whose message is no longer kept."""
+    """An idempotency key whose message is no longer kept, and the epoch and offset that the message got."""
 
     scope: str
     user: str
     key: str
     digest: int
+    epoch: str
     offset: int
     wall: float
     delivered: int
@@ -120,7 +121,7 @@ _TYPES: dict[type[Any], tuple[type[Any], ...]] = {
     Ended: (str,),
     Confirmed: (str, int),
     Snapshot: (str, str, int, int, int, int, int),
-    Remembered: (str, str, str, int, int, float, int),
+    Remembered: (str, str, str, int, str, int, float, int),
     SnapshotEnd: (str,),
     Closed: (float,),
 }

@@ -285,7 +285,9 @@ class Replay:
 
 def _remembered(entry: Published) -> Remembered:
     digest = digest_of(entry.body[: entry.prefix])
-    return Remembered(entry.scope, entry.user, entry.key, digest, entry.offset, entry.wall, entry.delivered)
+    return Remembered(
+        entry.scope, entry.user, entry.key, digest, entry.epoch, entry.offset, entry.wall, entry.delivered
+    )
 
 
 def recover(

@@ -25,7 +25,7 @@ from typing import Any, cast
 import httptools
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.deflate import Compression, CompressionPool
-from tuskws_fast_ext.gate import Gate, ReadBuffer
+from tuskws_fast_ext.gate import Gate, Inlet
 from tuskws_fast_ext.head import Head, read_head
 from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.sockets import Socket
@@ -89,7 +89,7 @@ class Acceptor:
     def __init__(
         self,
         settings: AcceptorSettings,
-        buffer: ReadBuffer,
+        inlet: Inlet,
         lane: Lane,
         echo: Echo | None,
         limits: Limits,
@@ -121,14 +121,14 @@ class Acceptor:
             settings.half_open_max,
             settings.half_open_per_ip_max,
         )
-        self._buffer = buffer
+        self._inlet = inlet
         self._parser = FrameParser(picows_protocol)
         self._shortage = Shortage(counters)
 
     @property
     def buffer(self) -> memoryview:
         """What is read goes here first, of half-open and of upgraded connections alike."""
-        return self._buffer.view
+        return self._inlet.view
 
     def on_first_bytes(self, sock: Socket, data: bytes) -> None:
         """The poller has accepted a socket, and this is what it said."""
@@ -329,7 +329,7 @@ class Acceptor:
             self._compression(lane.pool, agreement, session) if agreement is not None else None,
         )
         transport, behind = attempt.detach()
-        gate = Gate(self._parser, session.connection, self._buffer, lane.frame_max)
+        gate = Gate(self._parser, session.connection, self._inlet, lane.frame_max)
         if isinstance(transport, Socket):
             transport.set_protocol(gate)
             fd = transport.fileno()

@@ -28,7 +28,7 @@ from typing import Any, cast
 import uvloop
 from tuskws_fast_ext.connection import FlushPoint
 from tuskws_fast_ext.deflate import CompressionPool
-from tuskws_fast_ext.gate import ReadBuffer
+from tuskws_fast_ext.gate import Inlet
 from tuskws_fast_ext.pace import Pace
 from tuskws_fast_ext.pings import Pings
 from tuskws_fast_ext.sockets import Poller
@@ -76,6 +76,8 @@ ANNOUNCE_S = 0.05
 # Records applied before sockets get their turn: 2 ms of work. A busy worker finds several of each room among them, and
 # writes them in one go.
 DRAIN_MAX = 1024
+# How long answers may take of that: a thousand of them, all asked for by one client, would be 10 ms for everybody else.
+APPLY_S = 0.000_25
 # How often a drain looks whose turn it is, and whether everybody has gone.
 DRAIN_LOOK_S = 0.02
 # The part of the time for a drain after which who is left is cut off: the rest is for this process to end in order.
@@ -133,6 +135,8 @@ class Worker:
         self._loop = loop
         self._bell = Bell(context.bell)
         self._link: Link | None = None
+        # Drained, and to be applied before anything else is (`Inbox.apply`).
+        self._unapplied: list[records.DownRecord] = []
         self._asleep = False
         self._lookout = Lookout()
         self._ready = False
@@ -167,8 +171,8 @@ class Worker:
         )
         self._pings = Pings(rates, started_us)
         self._limits.bind(self._pings)
-        self._buffer = ReadBuffer(performance.buffer_size)
-        self._poller = Poller(self._loop, self._buffer, int(sockets_max() * SOCKETS_HARD_SHARE))
+        self._inlet = Inlet(performance.buffer_size, self._loop.call_soon)
+        self._poller = Poller(self._loop, self._inlet, int(sockets_max() * SOCKETS_HARD_SHARE))
         pace = Pace(limits.frame_rate_limit, limits.byte_rate_limit, limits.ping_rate_limit)
         lane = self._lane(
             limits.max_frame_size,
@@ -265,7 +269,7 @@ class Worker:
     def _build_acceptor(self, lane: Lane, echo: Echo | None) -> Acceptor:
         return Acceptor(
             settings.acceptor_settings(self._config),
-            self._buffer,
+            self._inlet,
             lane,
             echo,
             self._limits,
@@ -441,6 +445,8 @@ class Worker:
 
     def _drain_rest(self) -> None:
         """What a dead broker had committed to the ring was decided: it is carried out before its successor is told."""
+        unapplied, self._unapplied = self._unapplied, []
+        self._inbox.apply(unapplied)
         try:
             while self._link is not None and self._link.pending:
                 self._inbox.apply(cast(list[records.DownRecord], self._link.drain(DRAIN_MAX)))
@@ -494,19 +500,22 @@ class Worker:
         link.end_sleep()
         self._asleep = False
         self._lookout.woken()
+        batch = self._unapplied
         try:
-            batch = cast(list[records.DownRecord], link.drain(DRAIN_MAX))
+            if not batch:
+                batch = cast(list[records.DownRecord], link.drain(DRAIN_MAX))
         except LinkPoisoned as error:
             self._give_up(str(error))
             return
         try:
+            self._unapplied = []
             if batch:
-                self._inbox.apply(batch)
+                self._unapplied = self._inbox.apply(batch, time.monotonic() + APPLY_S)
                 self._point.flush()
             self._outbox.flush()
         finally:
             # Whatever went wrong above, the ring is looked at again: a worker that stops draining is deaf.
-            self._asleep = len(batch) < DRAIN_MAX and link.begin_sleep()
+            self._asleep = not self._unapplied and len(batch) < DRAIN_MAX and link.begin_sleep()
             if not self._asleep:
                 self._loop.call_soon(self._drain)
 
@@ -575,6 +584,7 @@ class Worker:
             Metric.BYTE_RATE_CLOSED: self._point.pace.bytes_closed,
             Metric.PING_RATE_CLOSED: self._point.pace.pings_closed,
             Metric.PONGS_SPARED: self._point.pace.pongs_spared,
+            Metric.READS_CUT: self._inlet.rests,
             Metric.INFLATED_MESSAGES: sum(pool.inflated_messages for pool in pools),
             Metric.INFLATED_BYTES: sum(pool.inflated_bytes for pool in pools),
             Metric.INFLATE_BUDGET_CLOSED: sum(pool.budget_closed for pool in pools),

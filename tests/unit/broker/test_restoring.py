@@ -37,6 +37,14 @@ def restart(node: Node) -> None:
         node.announce(slot)
 
 
+def compact(node: Node) -> None:
+    """Old segments go: a snapshot of each sequence is all that is left of them."""
+    for scope in node.engine.scopes():
+        node.engine.ledger.entries += node.engine.snapshot(scope)
+    node.written.clear()
+    node.write()
+
+
 def test_members_go_on_in_their_epoch_and_hear_no_gap(node: Node, alice: Client, bob: Client) -> None:
     first = alice.say("chat", 1)
     restart(node)
@@ -93,6 +101,18 @@ def test_ids_are_known_to_the_successor(node: Node, alice: Client) -> None:
     assert alice.tell("bob", "hi", key="k") == {**private, "duplicate": True}
     node.advance(301.0)
     assert alice.say("chat", "hi", key="k")["offset"] == 2
+
+
+def test_a_repeated_id_names_the_epoch_in_which_it_was_published(node: Node, alice: Client, bob: Client) -> None:
+    first = alice.say("chat", 1, key="k")
+    alice.say("chat", 2)
+    del node.written[-1]  # a disk that forgets: the room has to begin a new epoch
+    restart(node)
+    assert alice.say("chat", 3)["epoch"] != first["epoch"]
+    assert alice.say("chat", 1, key="k") == {**first, "duplicate": True}
+    compact(node)
+    restart(node)
+    assert alice.say("chat", 1, key="k") == {**first, "duplicate": True}
 
 
 def test_history_is_as_old_as_it_was(alice: Client, node: Node) -> None:
@@ -235,10 +255,7 @@ def test_whatever_dies_no_position_says_two_things_and_nothing_written_is_lost(
         elif step == "good disk" and not node.engine.ledger.writing:
             node.disk(True)
         elif step == "compact" and node.engine.ledger.writing:
-            for scope in node.engine.scopes():
-                node.engine.ledger.entries += node.engine.snapshot(scope)
-            node.written.clear()
-            node.write()
+            compact(node)
     for push in bob.take("room_message"):
         assert said[push["room"], push["epoch"], push["offset"]] == push["message"]
     node.disk(True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from helpers.edge import ECHO, EchoAll, Edge, Line, Pair
+from helpers.edge import ECHO, EchoAll, Edge, Line, Pair, Talker
 from helpers.rfc6455 import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, client_frame, server_frames
 
 FRAME_MAX = 70_000
@@ -147,3 +147,179 @@ def test_text_is_judged_over_fragments_that_cut_its_characters(line: Line) -> No
     assert server_frames(line.wire) == [(TEXT, "€".encode())]
     line.receive(client_frame(TEXT, b"\xe2\x28", fin=False))
     assert server_frames(line.wire)[-1][1][:2] == (1007).to_bytes(2, "big")
+
+
+# -- slices ------------------------------------------------------------------------------------------------------------
+
+SLICE_FRAMES = 64
+SLICE_FRAMES_GREEDY = 16
+SLICE_BYTES = 1 << 14
+
+
+class Turns:
+    """A talker on a worker that reads 64 KiB at once, and the turns of its loop one by one."""
+
+    def __init__(self, edge: Edge, talkers: list[Talker], pair: Pair) -> None:
+        self.line = edge.connect(pair)
+        self.talker = talkers[-1]
+        self._edge = edge
+
+    def say(self, *numbers: int, size: int = 0) -> None:
+        self.line.deliver(b"".join(frame(b"%d" % n + bytes(size)) for n in numbers))
+
+    def heard(self) -> list[int]:
+        return [int(message.payload.rstrip(b"\0")) for message in self.talker.heard]
+
+    def end_all(self) -> None:
+        self._edge.loop.run_soon()
+
+
+@pytest.fixture
+def busy_edge() -> Iterator[tuple[Edge, list[Talker]]]:
+    talkers: list[Talker] = []
+
+    def new_session(address: str) -> Talker:
+        talkers.append(Talker())
+        return talkers[-1]
+
+    with Edge(new_session, FRAME_MAX, buffer_bytes=1 << 16) as made:
+        yield made, talkers
+
+
+@pytest.fixture
+def beside(busy_edge: tuple[Edge, list[Talker]]) -> Iterator[Turns]:
+    other = Pair()
+    yield Turns(*busy_edge, other)
+    other.close()
+
+
+@pytest.fixture
+def turns(busy_edge: tuple[Edge, list[Talker]], pair: Pair) -> Turns:
+    return Turns(*busy_edge, pair)
+
+
+def test_who_sends_much_at_once_has_a_slice_before_others_have_their_turn(turns: Turns, beside: Turns) -> None:
+    turns.say(*range(200))
+    assert turns.heard() == list(range(SLICE_FRAMES))
+    assert not turns.line.is_reading
+    beside.say(1)
+    assert beside.heard() == [1]
+    turns.end_all()
+    assert turns.heard() == list(range(200))
+    assert turns.line.is_reading
+
+
+def test_those_in_line_take_turns_and_the_line_is_called_once_a_turn(turns: Turns, beside: Turns) -> None:
+    turns.say(*range(1_000))
+    beside.say(*range(1_000))
+    loop, rounds = turns.line._loop, 0
+    while loop.soon:
+        assert len(loop.soon) <= 2, "the line, and the reading of one who left it"
+        ready, loop.soon = loop.soon, []
+        for callback, args in ready:
+            callback(*args)
+        rounds += 1
+        apart = abs(len(turns.heard()) - len(beside.heard()))
+        assert apart <= SLICE_FRAMES or turns.line.is_reading or beside.line.is_reading
+    assert rounds > 1
+    assert turns.heard() == beside.heard() == list(range(1_000))
+
+
+def test_who_sends_more_than_it_may_has_smaller_slices(turns: Turns) -> None:
+    hear = turns.talker.on_message
+
+    def refuse(payload: bytes, text: bool) -> None:
+        turns.talker.connection.is_greedy = True
+        hear(payload, text)
+
+    turns.talker.on_message = refuse  # type: ignore[method-assign]
+    turns.say(*range(100))
+    assert turns.heard() == list(range(SLICE_FRAMES_GREEDY))
+    turns.end_all()
+    assert turns.heard() == list(range(100))
+    turns.talker.on_message = hear  # type: ignore[method-assign]
+    turns.say(*range(100, 200))
+    assert turns.heard() == list(range(100 + SLICE_FRAMES)), "it is forgotten with the next read"
+
+
+def test_a_window_of_messages_is_one_slice(turns: Turns) -> None:
+    turns.say(*range(SLICE_FRAMES))
+    assert turns.heard() == list(range(SLICE_FRAMES))
+    assert turns.line.is_reading
+
+
+@pytest.mark.parametrize("size", [1_000, 4_000])
+def test_a_slice_has_an_end_in_bytes_as_well(turns: Turns, size: int) -> None:
+    numbers = range(100, 100 + 50_000 // size)
+    turns.say(*numbers, size=size)
+    assert SLICE_BYTES // (size + 20) <= len(turns.heard()) <= SLICE_BYTES // size + 1
+    turns.end_all()
+    assert turns.heard() == list(numbers)
+
+
+def test_what_rests_waits_as_long_as_its_session_wants_nothing(turns: Turns) -> None:
+    turns.say(*range(100))
+    turns.talker.connection.pause_reading()
+    turns.end_all()
+    assert turns.heard() == list(range(SLICE_FRAMES))
+    turns.say(100)
+    turns.talker.connection.resume_reading()
+    assert turns.heard() == list(range(SLICE_FRAMES)), "in its turn, not in ours"
+    turns.end_all()
+    assert turns.heard() == list(range(101))
+    assert turns.line.is_reading
+
+
+def test_who_wants_nothing_more_when_the_rest_is_over_is_not_read(turns: Turns) -> None:
+    turns.say(*range(SLICE_FRAMES + 1))
+    turns.talker.on_message = lambda payload, text: turns.talker.connection.pause_reading()  # type: ignore[method-assign]
+    turns.end_all()
+    assert not turns.line.is_reading
+    turns.talker.connection.resume_reading()
+    assert turns.line.is_reading
+
+
+def test_what_a_transport_had_in_hand_comes_behind_what_rests(turns: Turns) -> None:
+    """TLS decrypts more than one read at a time."""
+    wire = b"".join(frame(b"%d" % n) for n in range(300))
+    for part in (wire[:1_001], wire[1_001:1_500], wire[1_500:]):
+        turns.line.protocol.get_buffer(-1)[: len(part)] = part
+        turns.line.protocol.buffer_updated(len(part))
+    assert turns.heard() == list(range(SLICE_FRAMES))
+    turns.end_all()
+    assert turns.heard() == list(range(300))
+    assert turns.line.is_reading
+
+
+def test_a_fault_in_the_rest_is_answered_behind_what_came_before_it(edge: Edge, line: Line) -> None:
+    good = b"".join(frame(b"%d" % n) for n in range(100))
+    line.receive(good + b"\x83\x80" + frame(b"never"))
+    answers = server_frames(line.wire)
+    assert answers[:-1] == [(BINARY, b"%d" % n) for n in range(100)]
+    assert (answers[-1][0], answers[-1][1][:2]) == (CLOSE, (1002).to_bytes(2, "big"))
+    line.receive(bytes(100))
+    assert line.is_reading, "what it still sends is read and dropped"
+
+
+def test_a_close_in_the_rest_ends_the_connection(turns: Turns) -> None:
+    turns.line.receive(b"".join(frame(b"%d" % n) for n in range(100)) + frame(b"\x03\xe8", CLOSE))
+    assert turns.heard() == list(range(100))
+    turns.line.read_on()
+    assert turns.talker.closed == [1000]
+
+
+def test_who_goes_while_something_rests_is_not_heard_any_more(turns: Turns) -> None:
+    turns.say(*range(100))
+    turns.line.hang_up()
+    assert turns.heard() == list(range(SLICE_FRAMES))
+    assert turns.talker.closed == [1006]
+
+
+def test_a_session_that_fails_in_the_rest_is_closed_as_any_other(turns: Turns) -> None:
+    turns.talker.poison = b"80"
+    turns.say(*range(100))
+    turns.end_all()
+    turns.line.read_on()
+    [(opcode, payload)] = server_frames(turns.line.wire)
+    assert (opcode, payload[:2]) == (CLOSE, (1011).to_bytes(2, "big"))
+    assert turns.heard() == list(range(81))

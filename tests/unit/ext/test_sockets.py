@@ -19,7 +19,7 @@ from helpers.rfc6455 import TEXT, client_frame
 from helpers.server import wait_until
 from helpers.turns import Turns
 from tuskws_fast_ext.connection import Connection, FlushPoint
-from tuskws_fast_ext.gate import Gate, ReadBuffer
+from tuskws_fast_ext.gate import Gate, Inlet
 from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.sockets import Poller, Socket
 
@@ -33,8 +33,8 @@ class Host:
 
     def __init__(self, sockets_max: int = 1000) -> None:
         self.loop = Turns()
-        self.buffer = ReadBuffer(4096)
-        self.poller = Poller(self.loop, self.buffer, sockets_max)  # type: ignore[arg-type]
+        self.inlet = Inlet(4096, self.loop.call_soon)
+        self.poller = Poller(self.loop, self.inlet, sockets_max)  # type: ignore[arg-type]
         self.poller.owner = self
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.listener.setblocking(False)
@@ -68,7 +68,7 @@ class Host:
         self.shortages.append(error)
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.heard += bytes(self.buffer.view[:nbytes])
+        self.heard += bytes(self.inlet.view[:nbytes])
         self._take_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -342,7 +342,7 @@ def upgrade(host: Host, sock: Socket) -> Talker:
     talker = Talker()
     point = FlushPoint(host.poller.call_soon, 1 << 20, 1000)
     talker.connection = Connection(point, talker, 1000, 10)
-    sock.set_protocol(Gate(asyncio.run(parser()), talker.connection, host.buffer, 1000))
+    sock.set_protocol(Gate(asyncio.run(parser()), talker.connection, host.inlet, 1000))
     talker.connection.open(sock, sock.fileno(), b"in")
     return talker
 
@@ -358,7 +358,7 @@ def test_who_is_in_is_served_before_all_who_are_at_the_door(host: Host) -> None:
     end.sendall(client_frame(TEXT, b"first", mask=b"abcd"))
     host.loop.turn()
     assert [message.payload for message in talker.heard] == [b"first"]
-    assert 1 <= len(host.heard) <= 6, "strangers have a quarter of a millisecond"
+    assert 1 <= len(host.heard) <= 6, "strangers have a tenth of a millisecond"
     host.until(lambda: len(host.heard) == 40)
     stranger, late = slow[0]
     heard = upgrade(host, late).heard
@@ -381,7 +381,7 @@ def test_ends_have_a_while_in_each_turn_and_none_is_forgotten(host: Host) -> Non
         ours.abort()
     end.sendall(client_frame(TEXT, b"meanwhile", mask=b"abcd"))
     host.loop.turn()
-    assert 1 <= len(host.lost) <= 20, "a quarter of a millisecond now and then"
+    assert 1 <= len(host.lost) <= 20, "a tenth of a millisecond now and then"
     host.until(lambda: len(host.lost) == 40)
     assert [message.payload for message in talker.heard] == [b"meanwhile"]
     for other in (end, *(each for each, _ in clients)):

@@ -1,6 +1,6 @@
 """One key, one publication: within a window, a number of ids a scope, and bytes in all."""
 
-from tuskws_fast.rooms.dedupe import Dedupe, inbox_scope
+from tuskws_fast.rooms.dedupe import Dedupe, First, inbox_scope
 
 
 def dedupe(window_s: float = 300.0, ids_max: int = 100, bytes_max: int = 1_000_000) -> Dedupe:
@@ -8,15 +8,14 @@ def dedupe(window_s: float = 300.0, ids_max: int = 100, bytes_max: int = 1_000_0
 
 
 def remember(table: Dedupe, scope: str, key: str, offset: int = 1, now: float = 0.0) -> None:
-    table.add(scope, "alice", key, 77, offset, now)
+    table.add(scope, "alice", key, First(now, "epoch", offset, 77, -1))
 
 
 def test_a_key_is_found_by_its_scope_user_and_text() -> None:
     table = dedupe()
-    table.add("chat", "alice", "k", 77, 5, 0.0, 2)
+    table.add("chat", "alice", "k", First(0.0, "epoch", 5, 77, 2))
     first = table.find("chat", "alice", "k", 1.0)
-    assert first is not None
-    assert (first.offset, first.digest, first.delivered) == (5, 77, 2)
+    assert first == First(0.0, "epoch", 5, 77, 2)
     assert table.find("chat", "bob", "k", 1.0) is None
     assert table.find("other", "alice", "k", 1.0) is None
     assert table.find("chat", "alice", "K", 1.0) is None

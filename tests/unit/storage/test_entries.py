@@ -29,7 +29,7 @@ ENTRIES: list[Entry] = [
     Ended("chat"),
     Confirmed("\nann", 5),
     Snapshot("chat", "e1", 0, 3, 2, 5, 7),
-    Remembered("chat", "ann", "key", 2**64 - 1, 3, 1.5, -1),
+    Remembered("chat", "ann", "key", 2**64 - 1, "epoch", 3, 1.5, -1),
     SnapshotEnd("chat"),
     Closed(1.5),
 ]
