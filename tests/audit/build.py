@@ -187,10 +187,10 @@ def _install_worker_steps(switches: Switches) -> None:
             under_way[0] = False
             switches.reached("sent")
 
-    def apply(original: Any, self: Any, batch: list[Any]) -> None:
+    def apply(original: Any, self: Any, batch: list[Any], *until: float) -> Any:
         if any(type(record) is Publication for record in batch):
             switches.reached("answered")
-        original(self, batch)
+        return original(self, batch, *until)
 
     def hub_flush(original: Any, self: Any) -> None:
         original(self)
