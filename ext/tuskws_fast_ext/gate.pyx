@@ -227,7 +227,6 @@ cdef class Gate:
     # -- frames ------------------------------------------------------------------------------------------------------
 
     cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1:
-        cdef Py_ssize_t used = 0
         if self._connection.is_failed:
             return self._discard(size)
         if self._pace.size and is_over(charge(&self._bytes_full_at, monotonic(), size / self._pace.size)):

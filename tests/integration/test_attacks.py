@@ -26,7 +26,7 @@ QUIET_S = 1.5
 ATTACK_S = 2.0
 MEMORY_GROWTH_MAX = 16 * 1024 * 1024
 # Below this a round trip is as good as any: the largest message that a client may send takes a millisecond or two.
-FLOOR_S = 0.005
+FLOOR_S = 0.003
 # An attack is tried again when the machine was busy with something else, and has to pass then.
 TRIES = 3
 

@@ -25,6 +25,7 @@ from tuskws_fast_ext.sockets import Poller, Socket
 
 from tuskws_fast.worker.frames import picows_protocol
 
+DISCARD_WINDOW = 16_384
 BIG = bytes(range(256)) * 32 * 1024  # more than two socket buffers hold
 
 
@@ -370,6 +371,18 @@ def test_who_is_in_is_served_before_all_who_are_at_the_door(host: Host) -> None:
     for other in (end, *(each for each, _ in slow)):
         other.close()
     host.until(lambda: host.poller.open == 0)
+
+
+def test_who_broke_the_protocol_cannot_push_what_is_only_dropped(host: Host) -> None:
+    end, sock = host.client()
+    talker = upgrade(host, sock)
+    ours = socket.socket(fileno=os.dup(sock.fileno()))
+    before = ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    end.sendall(b"\x83\x80\0\0\0\0")
+    host.until(lambda: talker.connection.is_failed)
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * DISCARD_WINDOW < before
+    ours.close()
+    end.close()
 
 
 def test_ends_have_a_while_in_each_turn_and_none_is_forgotten(host: Host) -> None:
