@@ -26,7 +26,7 @@ from tuskws_fast.worker.acceptor import Acceptor, Handshake
 
 # Sockets accepted in one turn of the loop: each costs a third of a millisecond of handshake, and clients who are in
 # already are served between the turns.
-ACCEPTS_MAX = 16
+ACCEPTS_MAX = 4
 # A peer's time to answer the end of its TLS session; a WebSocket has had its own closing handshake before.
 SHUTDOWN_TIMEOUT_S = 5.0
 # What one recv may bring (a whole record), and what one send may take (the buffers that ext/connection writes, with
