@@ -28,7 +28,8 @@
     door     t, room, user, code                                 what who was banned hears, "" if they may join
     kept     t, room, epoch, offset, [[epoch, offset, key] …]    all of the room's history, as the server gives it
     members  t, room, [[user, status] …]                         who is in the room, as the server says
-    view     t, conn, room, [user …]                             the same as this connection was told, push by push
+    view     t, conn, room, [[user, status] …]                   the same as this connection was told, push by push
+                                                                 (null: no status was told)
     odd      t, conn, text                                       what no server should ever send
 
 Text, because a failing run is read by people with `grep`; arrays, because there are ten million of them.

@@ -1,4 +1,4 @@
-"""Everybody who is there while things break: speakers, clients of the library, and one who asks the server.
+"""Everybody who is there while things break: speakers, clients of the library, passers-by, and one who asks the server.
 
 A `Reader` is the client of the library, judged by what it hands to its application. An `Observer` asks the server what
 it keeps and who is there, and is a member of nothing.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -22,8 +23,10 @@ from tuskws_fast.client.state import Backoff
 PACE_S = 0.005
 # So many private messages for each in a room.
 PRIVATE = 0.1
+PRIVATE_SYNCED = 0.3
 WARDEN = "warden"
 BAN_S = 1.0
+PASS_S = 0.4
 
 
 class Reader:
@@ -61,6 +64,35 @@ class Reader:
 
     async def close(self) -> None:
         await self._client.close()
+
+
+class Passer:
+    """Joins a room and is cut off for good, after a while: in the end it must be in nobody's list. It is not in the
+    chronicle, because nothing else is demanded for it."""
+
+    def __init__(self, crowd: Crowd, user: str, room: str, stay_s: float) -> None:
+        self._crowd = crowd
+        self._user = user
+        self._room = room
+        self._stay_s = stay_s
+
+    async def pass_by(self) -> None:
+        node, loop = self._crowd.node, asyncio.get_running_loop()
+        _, wire = await loop.create_connection(lambda: Wire(self, node.token(self._user)), "127.0.0.1", node.port)
+        loop.call_later(self._stay_s, wire.abort)
+
+    def on_open(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def on_message(self, message: Message) -> None:
+        if message["type"] == "welcome":
+            self._wire.send({"type": "join_room", "id": 1, "room": self._room})
+
+    def on_lost(self, code: int) -> None:
+        """It does not come back."""
+
+    def on_odd(self, text: str) -> None:
+        self._crowd.chronicle.write("odd", 0, text)
 
 
 class Question:
@@ -161,7 +193,7 @@ class Crowd:
         ]
         self.readers = [Reader(self, f"reader-{n}", self.rooms[n]) for n in range(min(readers, rooms))]
         self._publishing: asyncio.Task[None] | None = None
-        self._warden: asyncio.Task[None] | None = None
+        self._bystanders: list[asyncio.Task[None]] = []
         self._banned: list[tuple[str, str]] = []
 
     def spawn(self, work: Any) -> None:
@@ -194,8 +226,9 @@ class Crowd:
 
     def publish(self, rate: float) -> None:
         """From now on, `rate` messages a second in each room."""
-        self._publishing = asyncio.get_running_loop().create_task(self._publish(rate))
-        self._warden = asyncio.get_running_loop().create_task(self._ban())
+        loop = asyncio.get_running_loop()
+        self._publishing = loop.create_task(self._publish(rate))
+        self._bystanders = [loop.create_task(self._ban()), loop.create_task(self._pass_by())]
 
     async def _ban(self) -> None:
         """Facts that are no publications: one ban after another, of people who never came."""
@@ -212,6 +245,14 @@ class Crowd:
                 self.chronicle.write("ban", room, user)
             await asyncio.sleep(BAN_S)
 
+    async def _pass_by(self) -> None:
+        """People who come once, one after another."""
+        chance = random.Random("passers")
+        for n in count(1):
+            with suppress(OSError):
+                await Passer(self, f"passer-{n}", chance.choice(self.rooms), chance.uniform(0.1, 2.0)).pass_by()
+            await asyncio.sleep(PASS_S)
+
     async def _publish(self, rate: float) -> None:
         loop = asyncio.get_running_loop()
         began, said = loop.time(), 0
@@ -220,21 +261,24 @@ class Crowd:
             # A stall of ours is not made up for in one go.
             for _ in range(min(due - said, int(rate) + 1)):
                 for room, speakers in self._publishers:
-                    level = "synced" if self._synced and self._rng.random() < self._synced else None
-                    self._rng.choice(speakers).publish(room, level)
+                    self._rng.choice(speakers).publish(room, self._level(self._synced))
                     if self._rng.random() < PRIVATE:
+                        # Not that of what it accompanies, whose sync would do for both.
+                        level = self._level(PRIVATE_SYNCED if self._synced else 0.0)
                         self._rng.choice(speakers).write(self._rng.choice(self.speakers).user, level)
             said = due
             await asyncio.sleep(PACE_S)
+
+    def _level(self, synced: float) -> str | None:
+        return "synced" if synced and self._rng.random() < synced else None
 
     async def hush(self) -> None:
         """No more publications; wait until everybody is there and everything is answered."""
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
-        if self._warden is not None:
-            self._warden.cancel()
-            self._warden = None
+        while self._bystanders:
+            self._bystanders.pop().cancel()
         await self.until(lambda: all(each.settled for each in self.speakers), "everybody is back", 40)
         await self.until(lambda: not any(each.unanswered for each in self.speakers), "everything is answered", 20)
         tops: dict[str, int] = {}

@@ -5,7 +5,7 @@ What must hold, whatever was done to the node:
     position    (room, epoch, offset) means one message, whoever heard of it and how; and a message has one position,
                 however often it was sent
     stream      what a connection hears in a room begins where its join ended and goes on by one, or a `gap` says what
-                is missing; a replay is whole
+                is missing; a replay is whole, and given as long as the epoch lasts (runs keep more than they publish)
     order       two messages of one connection, both sent once, have their order
     storage     what was acknowledged as `stored`, and what anybody heard in an epoch that is stored, is in the history
                 in the end; after a loss of power what was acknowledged as `synced` is; after damage whatever is still
@@ -14,7 +14,7 @@ What must hold, whatever was done to the node:
     end         who is connected has heard everything; who asked has been answered
     presence    who the server says is in a room, and who a member was told is, is who is there
     letters     see `letters`
-    doors       who was banned stays so; a loss of power within `BAN_UNSYNCED_US` may undo it
+    doors       who was banned stays so, and knocks in the end; a loss of power within `BAN_UNSYNCED_US` may undo it
 
 An epoch in which something was acknowledged as `accepted` though the best was asked for is *volatile*: the disk
 refused, and its messages may be gone, or be published again, when the broker has died.
@@ -34,6 +34,8 @@ STORED, SYNCED = ("stored", "synced"), "synced"
 NEVER = -(10**12)
 BAN_UNSYNCED_US = 1_000_000
 DISK_FAILS_US = 4_000_000
+OFFLINE = "offline"
+_STATUSES = (OFFLINE, "away", "online", "busy")
 Place = tuple[str, int]
 
 
@@ -101,8 +103,6 @@ class Judge:
         self._damaged = 0
         self._bans: dict[tuple[str, str], int] = {}
         self._kept: dict[str, tuple[int, str, int, list[Any]]] = {}
-        self._members: dict[str, list[Any]] = {}
-        self._views: dict[tuple[int, str], list[str]] = {}
         self._hurt: dict[str, int] = {}
         self._outage: tuple[int, str] | None = None
         self._outages: dict[str, list[float]] = defaultdict(list)
@@ -111,10 +111,6 @@ class Judge:
         self._letters = Letters(self._verdict, self._deprived)
         self._counts: Counter[str] = Counter()
         self._fault_counts: Counter[str] = Counter()
-
-    def take(self, event: list[Any]) -> None:
-        kind, self._t, *fields = event
-        self._TAKERS[kind](self, *fields)
 
     def take_all(self, events: Iterable[list[Any]]) -> Verdict:
         takers = {name: taker.__get__(self) for name, taker in self._TAKERS.items()}
@@ -244,6 +240,8 @@ class Judge:
                 self._fault("stream", f"{connection.user} joined {room} since {since}: recovered is {recovered}")
             if since is not None:
                 self._counts["unrecovered"] += 1
+                if since[0] == epoch:
+                    self._fault("stream", f"{connection.user} in {room} since {since}: not recovered, at {offset}")
             stream = Stream(epoch, offset, offset)
         else:
             self._counts["recovered"] += 1
@@ -340,7 +338,8 @@ class Judge:
 
     def _on_inbox(self, user: str, messages: list[Any]) -> None:
         self._counts["private_waiting"] += len(messages)
-        self._letters.waiting(self._t, user, messages)
+        conns = [conn for conn, each in self._conns.items() if each.user == user]
+        self._letters.waiting(self._t, user, messages, conns)
 
     # -- doors ---------------------------------------------------------------------------------------------------------
 
@@ -349,7 +348,7 @@ class Judge:
         self._counts["bans"] += 1
 
     def _on_door(self, room: str, user: str, code: str) -> None:
-        banned = self._bans[room, user]
+        banned = self._bans.pop((room, user))
         if code != "forbidden" and not self._cut_between(banned, banned + BAN_UNSYNCED_US):
             self._fault(
                 "door", f"{user}, banned in {room} at {banned / 1e6:.3f} s, is answered {code or 'room_joined'}"
@@ -369,27 +368,32 @@ class Judge:
             self._fault("history", f"{room} is at {offset}, and keeps messages up to {last}")
 
     def _on_members(self, room: str, members: list[Any]) -> None:
-        self._members[room] = members
-        there: dict[str, set[str]] = defaultdict(set)
-        for connection in self._conns.values():
-            if room in connection.streams:
-                there[connection.user].add(connection.status)
-        told = dict(members)
+        told, there = dict(members), self._there(room)
         if told.keys() != there.keys():
             self._fault(
                 "presence",
                 f"{room}: {_difference(told.keys(), there.keys())}",
             )
         for user in told.keys() & there.keys():
-            # The most present of a user's connections; see docs/protocol.md.
-            best = max(there[user], key=("offline", "away", "online", "busy").index)
-            if told[user] != best:
-                self._fault("presence", f"{room}: {user} is {told[user]}, not {best}")
+            if told[user] != there[user]:
+                self._fault("presence", f"{room}: {user} is {told[user]}, not {there[user]}")
 
-    def _on_view(self, conn: int, room: str, users: list[str]) -> None:
-        there = {connection.user for connection in self._conns.values() if room in connection.streams}
-        if set(users) != there:
-            self._fault("presence", f"{self._conns[conn].user} sees in {room} {_difference(set(users), there)}")
+    def _on_view(self, conn: int, room: str, members: list[Any]) -> None:
+        told, there, own = dict(members), self._there(room), self._conns[conn].user
+        if told.keys() != there.keys():
+            self._fault("presence", f"{own} sees in {room} {_difference(told.keys(), there.keys())}")
+        for user in told.keys() & there.keys():
+            # Nobody is told of their own status.
+            if user != own and told[user] not in (None, there[user]):
+                self._fault("presence", f"{own} sees in {room} that {user} is {told[user]}, not {there[user]}")
+
+    def _there(self, room: str) -> dict[str, str]:
+        """User → the most present status of their connections; see docs/protocol.md."""
+        there: dict[str, str] = {}
+        for each in self._conns.values():
+            if room in each.streams:
+                there[each.user] = max(there.get(each.user, OFFLINE), each.status, key=_STATUSES.index)
+        return there
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -465,6 +469,9 @@ class Judge:
         for key, message in self._messages.items():
             if not message.acked:
                 self._verdict.fault("unanswered", message.said_last, f"{key} in {message.room}")
+        if self._kept:
+            for (room, user), banned in self._bans.items():
+                self._verdict.fault("odd", banned, f"nobody asked whether {user} is still banned in {room}")
         for connection in self._conns.values():
             for room, stream in connection.streams.items():
                 if room in self._kept and (stream.epoch, stream.offset) != self._kept[room][1:3]:

@@ -1,11 +1,12 @@
 """Private messages, judged: pure, a part of `judge`.
 
 position    (user, epoch, offset) means one message; a message has one position, however often it was sent
-stream      what a connection is sent begins behind what its user has confirmed, at most, and goes on by one
+stream      what a connection is sent begins with the first that its user has not confirmed, or before, and goes on by
+            one
 storage     what was acknowledged as `stored` has been handed to its user in the end; after a loss of power what was
             acknowledged as `synced` has
-kept        what a user was sent in an epoch, and has not confirmed, a new connection is sent again
-end         who asked has been answered
+kept        what a user was sent, and has not confirmed, a new connection is sent again
+end         who is connected was sent everything; who asked has been answered
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ class Letters:
         self._verdict = verdict
         self._deprived = deprived
         self._places: dict[str, dict[Place, str]] = defaultdict(dict)
+        # Up to where each connection was sent its user's inbox.
         self._at: dict[int, Place] = {}
-        self._last: dict[str, Place] = {}
+        # (user, epoch) → the first that anybody was sent of it, and when.
+        self._first: dict[tuple[str, str], tuple[int, int]] = {}
         # (user, epoch) → up to where, and when that was said.
         self._confirmed: dict[tuple[str, str], tuple[int, int]] = {}
         # Faults unless the node was deprived between two moments, which is told a moment late: (kind, text, …).
@@ -64,23 +67,25 @@ class Letters:
     def post(self, t: int, conn: int, user: str, epoch: str, offset: int, key: str, outlived: bool) -> None:
         """`outlived`: the connection did so with a broker, whose successor may send again what is not confirmed."""
         at = self._at.get(conn)
-        confirmed, when = self._confirmed.get((user, epoch), (0, 0))
         what = f"connection {conn} of {user}"
         if at is None:
-            if confirmed and offset > confirmed + 1:
-                text = f"{what} begins at {epoch} {offset}, confirmed was {confirmed}"
+            confirmed, when = self._confirmed.get((user, epoch), (0, 0))
+            first, when = (confirmed + 1, when) if confirmed else self._first.get((user, epoch), (offset, t))
+            if offset > first:
+                text = f"{what} begins at {epoch} {offset}, and nobody has confirmed {first}"
                 self._unless.append(("silent gap", text, when, t, SYNCED))
-        elif outlived and self._places[user].get((epoch, offset)) == key:
-            pass
         elif epoch == at[0] and offset <= at[1]:
-            self._verdict.fault("order", t, f"{what} at {at} was sent {epoch} {offset}")
+            if not (outlived and self._places[user].get((epoch, offset)) == key):
+                self._verdict.fault("order", t, f"{what} at {at} was sent {epoch} {offset}")
         elif epoch == at[0] and offset != at[1] + 1:
             self._verdict.fault("silent gap", t, f"{what} at {at} was sent {epoch} {offset}")
-        self._at[conn] = self._last[user] = (epoch, offset)
+        self._at[conn] = max(at, (epoch, offset)) if at is not None and at[0] == epoch else (epoch, offset)
         self._place(t, user, (epoch, offset), key)
 
     def _place(self, t: int, user: str, place: Place, key: str) -> None:
         known = self._places[user].setdefault(place, key)
+        if (user, place[0]) not in self._first or place[1] < self._first[user, place[0]][0]:
+            self._first[user, place[0]] = place[1], t
         if known != key:
             self._verdict.fault("position", t, f"inbox of {user} {place} is {known} and {key}")
         letter = self.letters.get(key)
@@ -90,22 +95,24 @@ class Letters:
             letter.place, letter.placed = place, t
         elif letter.place != place and user not in self._volatile:
             text = f"{key} to {user} is {letter.place} and {place}"
-            # Acknowledged only when it was written again: nothing had been promised of the first.
-            level = "" if self._deprived(letter.placed, letter.acked, "") else letter.level
-            self._unless.append(("duplicate", text, letter.placed, t, level))
+            self._unless.append(("duplicate", text, letter.placed, t, self._promised(letter)))
 
     def confirm(self, t: int, user: str, epoch: str, offset: int) -> None:
         if offset > self._confirmed.get((user, epoch), (0, 0))[0]:
             self._confirmed[user, epoch] = offset, t
 
-    def waiting(self, t: int, user: str, messages: list[Any]) -> None:
-        """What a new connection of the user is sent in the end."""
-        last = None
+    def waiting(self, t: int, user: str, messages: list[Any], conns: list[int]) -> None:
+        """What a new connection of the user is sent in the end, when all is quiet; `conns` are there already."""
+        last: Place | None = None
         for epoch, offset, key in messages:
             if last is not None and epoch == last[0] and offset != last[1] + 1:
                 self._verdict.fault("history", t, f"inbox of {user}: {epoch} {offset} follows {last}")
             last = (epoch, offset)
             self._place(t, user, last, key)
+        for conn in conns:
+            at = self._at.get(conn)
+            if last is not None and (at is None or at[0] != last[0] or at[1] < last[1]):
+                self._verdict.fault("tail", t, f"connection {conn} of {user} is at {at}, {last} waits")
         self._waiting[user] = t, {(epoch, offset) for epoch, offset, _ in messages}
 
     def judge(self) -> None:
@@ -123,13 +130,26 @@ class Letters:
             self._judge_kept(t, user, places)
 
     def _judge_kept(self, t: int, user: str, places: set[Place]) -> None:
-        if user not in self._last or user in self._volatile:
+        if user in self._volatile:
             return
-        epoch = self._last[user][0]
-        confirmed, _ = self._confirmed.get((user, epoch), (0, 0))
         for place, key in self._places[user].items():
             known = self.letters.get(key)
-            if place[0] != epoch or place[1] <= confirmed or place in places:
+            if known is None or place in places or self._is_confirmed(user, place):
                 continue
-            if known is not None and not self._deprived(known.placed, t, known.level):
+            if not self._deprived(known.placed, t, self._promised(known)):
                 self._verdict.fault("lost", t, f"{key} to {user} {place} was not confirmed, and is not kept")
+
+    def _is_confirmed(self, user: str, place: Place) -> bool:
+        """Numbering goes on over epochs: who confirms something of a later one has what came before that began."""
+        epoch, offset = place
+        if offset <= self._confirmed.get((user, epoch), (0, 0))[0]:
+            return True
+        began = self._first[user, epoch][1]
+        firsts = (
+            self._first[user, later] for of, later in self._confirmed if (of, later) in self._first and of == user
+        )
+        return any(first > offset and at > began for first, at in firsts)
+
+    def _promised(self, letter: Letter) -> str:
+        """Of its first place. Acknowledged only when it was written again: nothing."""
+        return "" if self._deprived(letter.placed, letter.acked, "") else letter.level

@@ -31,13 +31,13 @@ STATUSES = ("online", "online", "away", "busy")
 
 @dataclass(slots=True)
 class Seat:
-    """A speaker's place in a room. `joining`: the id of the join whose answer is not complete."""
+    """A speaker's place in a room. `members`: who is there as it was told, with the status where that was told too."""
 
     epoch: str = ""
     offset: int = 0
     joined: bool = False
     unanswered: dict[str, str | None] = field(default_factory=dict)
-    members: set[str] = field(default_factory=set)
+    members: dict[str, str | None] = field(default_factory=dict)
 
 
 class Speaker:
@@ -217,7 +217,7 @@ class Speaker:
         self._chronicle.write("join", self.conn, room, since, epoch, offset, recovered)
         if not recovered:
             seat.epoch, seat.offset = epoch, offset
-        seat.members = {each["userId"] for each in message.get("members", ())}
+        seat.members = {each["userId"]: each["status"] for each in message.get("members", ())}
         self._replayed(seat, message)
 
     def _on_history(self, message: Message) -> None:
@@ -255,13 +255,18 @@ class Speaker:
             self._send({"type": "ack", "inbox": True, "epoch": epoch, "offset": offset})
 
     def _on_member_joined(self, message: Message) -> None:
-        self.seats[message["room"]].members.add(message["user"]["id"])
+        self.seats[message["room"]].members[message["user"]["id"]] = None
 
     def _on_member_left(self, message: Message) -> None:
-        self.seats[message["room"]].members.discard(message["user"]["id"])
+        self.seats[message["room"]].members.pop(message["user"]["id"], None)
 
     def _on_room_members(self, message: Message) -> None:
-        self.seats[message["room"]].members = {each["userId"] for each in message["members"]}
+        self.seats[message["room"]].members = {each["userId"]: each["status"] for each in message["members"]}
+
+    def _on_presence_update(self, message: Message) -> None:
+        for seat in self.seats.values():
+            if message["userId"] in seat.members:
+                seat.members[message["userId"]] = message["status"]
 
     def _on_nothing(self, message: Message) -> None:
         """Pushes that say nothing which the judge looks at."""
@@ -387,7 +392,7 @@ class Speaker:
 
     def tell_view(self) -> None:
         for room, seat in self.seats.items():
-            self._chronicle.write("view", self.conn, room, sorted(seat.members))
+            self._chronicle.write("view", self.conn, room, sorted(seat.members.items()))
 
 
 _TAKERS: dict[str, Callable[[Speaker, Message], None]] = {
@@ -403,6 +408,6 @@ _TAKERS: dict[str, Callable[[Speaker, Message], None]] = {
     "member_joined": Speaker._on_member_joined,
     "member_left": Speaker._on_member_left,
     "room_members": Speaker._on_room_members,
-    "presence_update": Speaker._on_nothing,
+    "presence_update": Speaker._on_presence_update,
     "reconnect": Speaker._on_nothing,
 }

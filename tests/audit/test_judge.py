@@ -61,7 +61,8 @@ class Tale:
 
 def test_a_history_in_which_all_is_well() -> None:
     tale = Tale().published(1, 2, 3).kept(1, 2, 3)
-    tale.add("members", ROOM, [["ann", "online"], ["bob", "online"]]).add("view", 1, ROOM, ["ann", "bob"])
+    tale.add("members", ROOM, [["ann", "online"], ["bob", "online"]])
+    tale.add("view", 1, ROOM, [["ann", "away"], ["bob", None]])
     assert tale.faults() == {}
     assert tale.verdict().figures["heard"] == 6
 
@@ -142,6 +143,10 @@ def test_a_ban_holds_over_everything_but_a_loss_of_power_at_once() -> None:
     assert tale.add("cut").add("door", ROOM, "eve", "").faults() == {"door": 1}
 
 
+def test_a_ban_that_nobody_tries_in_the_end() -> None:
+    assert Tale().add("ban", ROOM, "eve").kept().faults() == {"odd": 1}
+
+
 # -- private messages: ann writes to bob -----------------------------------------------------------------------------
 
 
@@ -192,16 +197,47 @@ def test_letters_that_are_not_well(tale: Letters, faults: dict[str, int]) -> Non
     assert tale.faults() == faults
 
 
-def test_a_connection_that_begins_behind_what_was_confirmed() -> None:
+@pytest.mark.parametrize("confirmed", [0, 1])
+def test_a_connection_that_begins_behind_what_was_confirmed(confirmed: int) -> None:
     tale = Letters().wrote(1, 2, 3)
-    tale.add("confirm", 2, "i", 1).add("close", 2, 1000).enter(3, "bob")
+    if confirmed:
+        tale.add("confirm", 2, "i", confirmed)
+    tale.add("close", 2, 1000).enter(3, "bob")
     assert tale.sent(3, conn=3).faults() == {"silent gap": 1}
+
+
+def test_a_connection_that_is_not_sent_what_waits() -> None:
+    assert Letters().wrote(1).wrote(2, heard=False).waits(1, 2).faults() == {"tail": 1}
+    tale = Letters().wrote(1)
+    tale.add("close", 2, 1000).enter(3, "bob")
+    assert tale.waits(1).faults() == {"tail": 1}
+
+
+def test_a_synced_letter_that_is_lost_with_its_epoch() -> None:
+    tale = Letters().wrote(1, 2, level="synced")
+    tale.add("cut").add("close", 2, 1006).enter(3, "bob")
+    tale.sent(1, conn=3).wrote(3, heard=False).sent(3, conn=3, epoch="j")
+    tale.add("inbox", "bob", [["i", 1, "m1"], ["j", 3, "m3"]])
+    assert tale.faults() == {"lost": 1}
+    # Who confirms what came later in the new epoch has the old one's, too.
+    tale = Letters().wrote(1, 2, level="synced")
+    tale.add("cut").add("close", 2, 1006).enter(3, "bob")
+    tale.sent(1, 2, conn=3).wrote(3, heard=False).sent(3, conn=3, epoch="j")
+    tale.add("confirm", 3, "j", 3)
+    assert tale.waits().faults() == {}
 
 
 def test_letters_may_be_sent_again_on_a_connection_that_outlived_a_broker() -> None:
     tale = Letters().wrote(1, 2)
     tale.add("fault", "kill", "broker 0")
     assert tale.sent(1, 2).wrote(3).waits(1, 2, 3).faults() == {}
+
+
+def test_a_connection_that_outlived_a_broker_and_is_not_sent_what_others_were() -> None:
+    tale = Letters().wrote(1).wrote(2, 3, heard=False).enter(3, "bob")
+    assert isinstance(tale, Letters)
+    tale.sent(1, 2, 3, conn=3).add("fault", "kill", "broker 0")
+    assert tale.sent(3).faults() == {"silent gap": 1}
 
 
 def test_a_letter_that_is_acknowledged_when_it_is_written_again_after_a_loss_of_power() -> None:
@@ -298,6 +334,11 @@ def test_a_replay_with_a_hole() -> None:
     assert tale.kept(1, 2, 3).faults() == {"stream": 1}
 
 
+def test_a_replay_that_is_refused_though_the_epoch_lasts() -> None:
+    tale = Tale().published(1).add("close", 2, 1006).add("open", 3, "bob", 0)
+    assert tale.add("join", 3, ROOM, ["e", 1], "e", 1, False).kept(1).faults() == {"stream": 1}
+
+
 def test_a_recovery_that_was_promised_for_another_epoch() -> None:
     tale = Tale().published(1).add("close", 2, 1006)
     tale.enter(3, "bob", since=["e", 1], at=1, epoch="f")
@@ -345,7 +386,8 @@ def test_presence_that_is_not_who_is_there(members: list[list[str]]) -> None:
 
 
 def test_presence_as_a_member_was_told_it() -> None:
-    assert Tale().add("view", 2, ROOM, ["bob"]).faults() == {"presence": 1}
+    assert Tale().add("view", 2, ROOM, [["bob", "online"]]).faults() == {"presence": 1}
+    assert Tale().add("view", 2, ROOM, [["ann", "busy"], ["bob", "online"]]).faults() == {"presence": 1}
 
 
 def test_a_status_that_was_granted_is_shown() -> None:

@@ -1,4 +1,4 @@
-"""A short run of the auditor with everything it can do (see `tests/audit`), and the same over a node with a bug in it.
+"""A short run of the auditor with everything it can do (see `tests/audit`).
 
 The seed is fixed, `AUDIT_SEED` draws other faults. Long runs: `scripts/faults`.
 """
