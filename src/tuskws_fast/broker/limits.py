@@ -85,5 +85,5 @@ class EngineLimits:
     token_ttl_s: float = 86_400.0
     # lists
     list_rooms_max: int = 1_000
-    # How long a new broker waits for the workers to tell it what they know.
+    # How long a new broker waits for workers to tell it what they know, counted from when one did last.
     announce_s: float = 2.0

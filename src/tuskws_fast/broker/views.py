@@ -22,7 +22,7 @@ class Views:
         self._core = core
         # Room → worker → what its members were told last. From `compare` on: of rooms that were found to be different.
         self._claims: dict[str, dict[int, int]] = {}
-        self._due = 0.0
+        self._armed = False
 
     def claim(self, room: Room, worker: int, told: int) -> None:
         self._claims.setdefault(room.name, {})[worker] = told
@@ -38,16 +38,15 @@ class Views:
             room = core.room(name)
             if room is None or all(told == room.told for told in claims.values()):
                 del self._claims[name]
-        if self._claims:
-            self._due = core.now + core.limits.grace_s
-            core.timers.add(self._due, Timer.VIEWS)
+        # One who announces itself later does not put off what others wait for.
+        self._arm(core.limits.grace_s)
 
     def wrong(self) -> Iterator[tuple[Room, list[int]]]:
-        """The rooms, each once, and which workers' members believe something else; none before it is time."""
-        core = self._core
-        while self._claims and core.now >= self._due:
+        """Now it is time. The rooms, each once, and which workers' members believe something else."""
+        self._armed = False
+        while self._claims:
             name, claims = self._claims.popitem()
-            room = core.room(name)
+            room = self._core.room(name)
             if room is None:
                 continue
             workers = [w for w, told in claims.items() if told != room.told and w in room.members.workers]
@@ -55,5 +54,9 @@ class Views:
                 yield room, workers
 
     def go_on_later(self) -> None:
-        if self._claims:
-            self._core.timers.add(self._core.now + self._core.limits.presence_tick_s, Timer.VIEWS)
+        self._arm(self._core.limits.presence_tick_s)
+
+    def _arm(self, delay_s: float) -> None:
+        if self._claims and not self._armed:
+            self._armed = True
+            self._core.timers.add(self._core.now + delay_s, Timer.VIEWS)

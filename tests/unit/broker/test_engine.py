@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from helpers.engine import Client, Node
 
-from tuskws_fast.broker.engine import Engine
+from tuskws_fast.broker.engine import DUE_MAX, Engine
 from tuskws_fast.broker.limits import EngineLimits
 from tuskws_fast.ipc import records
 from tuskws_fast.ipc.records import Level, Publication, Reply
@@ -355,6 +355,19 @@ def handle_if_it_unpacks(node: Node, kind: int, fields: list[Any]) -> None:
 def test_a_record_that_only_goes_down_is_ignored(node: Node) -> None:
     assert node.engine.handle(0, records.Gone("chat", b""), 0.0, 0.0) == []  # type: ignore[arg-type]
     assert node.engine.counters["refused_bad_message"] == 1
+
+
+def test_what_is_due_for_very_many_is_done_a_part_at_a_time() -> None:
+    node = Node(grace_s=10.0, keep_alive_s=0.0)
+    for n in range(DUE_MAX + 10):
+        node.connect(f"guest-{n}").join("chat")
+    node.advance(1.0)
+    node.kill_worker(0)
+    node.engine.tick(node.now + 10.0, node.wall + 10.0)
+    assert node.engine.census()["members"] == 10
+    assert (node.engine.next_deadline() or 0.0) == node.now + 10.0
+    node.engine.tick(node.now + 10.0, node.wall + 10.0)
+    assert node.engine.census()["members"] == 0
 
 
 def test_runs_repeat_exactly() -> None:

@@ -147,6 +147,19 @@ def test_what_follows_a_join_that_waits_is_carried_out_behind_it(net: Net) -> No
     assert ann.heard("r") == ["x"]
 
 
+def test_the_application_speaks_in_a_room_that_only_a_silent_worker_knows(net: Net) -> None:
+    ann, _ = net.member("ann", 1), net.member("bob", room="s")
+    net.kill_broker()
+    net.announce(0)
+    for tag, room in enumerate(("r", "nowhere", "s"), start=5):
+        prefix = b'{"type":"room_message","room":"%b","message":"x","from":""' % room.encode()
+        net.send(0, records.Publish(records.CONN_SERVER, tag, 0, 0, True, False, room, "", prefix, True))
+    assert not net.answers
+    net.announce(1)
+    assert ann.heard("r") == ["x"]
+    assert [net.answers.pop(tag)[0].get("code") for tag in (5, 6, 7)] == [None, "no_such_room", None]
+
+
 def test_a_worker_that_dies_meanwhile_takes_what_it_asked_with_it(net: Net) -> None:
     ann, bob = net.connect("ann"), net.member("bob", 1)
     net.kill_broker()
@@ -170,6 +183,60 @@ def test_who_announces_too_late_has_joined_for_those_who_came_meanwhile(net: Net
     net.advance(GRACE_S)
     assert net.of(late).keys() == {"ann", "carl"}
     net.check()
+
+
+def test_a_broker_that_reads_its_journal_for_long_waits_for_the_workers_all_the_same(net: Net) -> None:
+    bob, _ = net.connect("bob"), net.member("ann", 1)
+    net.kill_broker()
+    net.advance(5.0)
+    net.announce(0)
+    net.enter(bob)
+    net.advance(1.9)
+    assert bob.take() == []
+    net.announce(1)
+    assert net.of(bob).keys() == {"ann", "bob"}
+
+
+def test_announcements_that_take_long_are_waited_for_to_their_end(net: Net) -> None:
+    bob, ann = net.connect("bob"), net.member("ann", 1)
+    net.kill_broker()
+    net.announce(0)
+    net.enter(bob)
+    for _ in range(5):
+        net.advance(1.9)
+        net.send(1, ann.attachment())
+    assert bob.take() == []
+    net.announce(1)
+    assert net.of(bob).keys() == {"ann", "bob"}
+    # Who has said all prolongs nothing.
+    net.kill_broker()
+    net.announce(0)
+    net.advance(1.9)
+    bob.attach(status="busy")
+    net.advance(0.1)
+    assert not net.engine.announcing
+
+
+def test_a_successor_in_the_slot_of_a_worker_that_was_waited_for(net: Net) -> None:
+    bob, _ = net.connect("bob"), net.member("ann", 1)
+    net.kill_broker()
+    net.announce(0)
+    net.enter(bob)
+    net.start_worker(1, 2)
+    assert net.of(bob).keys() == {"bob"}
+
+
+def test_workers_that_come_and_go_put_off_nothing(net: Net) -> None:
+    bob, ann = net.member("bob"), net.member("ann", 1)
+    ann.drop()
+    net.restart_broker()
+    for generation in (2, 3, 4):
+        net.advance(GRACE_S / 3)
+        net.kill_worker(1)
+        net.start_worker(1, generation)
+        net.announce(1)
+    net.advance(0.1)
+    assert net.of(bob).keys() == {"bob"}
 
 
 def test_who_was_in_the_grace_when_the_broker_died_is_gone_after_it(net: Net) -> None:
