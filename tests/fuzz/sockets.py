@@ -24,6 +24,8 @@ from tuskws_fast_ext.gate import Inlet
 from tuskws_fast_ext.sockets import Poller, Socket
 
 CLIENTS_MAX = 4
+# As many as there are clients who can each have the time of one.
+SILENCE_TURNS = 5
 STEPS_MAX = 40
 SIZES = (1, 10, 700, 3_000, 9_000, 40_000)
 # Any pattern that has no short period; which one is in a byte says where in the stream it was.
@@ -170,15 +172,21 @@ class World:
         assert len(self.waiting) == self.poller.half_open, "who waits is told, and who does no more"
 
     def settle(self) -> None:
-        """Everybody reads, until nothing comes any more."""
+        """Everybody reads, until nothing comes any more. A turn may be over before it was anybody's: strangers have their
+        share of time and no more."""
+        silence = 0
         for _ in range(400):
-            before = [len(client.got) for client in self.clients] + [len(peer.heard) for peer in self.peers.values()]
+            before = self._moved()
             self.turn()
             for client in self.clients:
                 if not client.is_gone:
                     client.read()
-            if before == [len(c.got) for c in self.clients] + [len(p.heard) for p in self.peers.values()]:
+            silence = silence + 1 if before == self._moved() else 0
+            if silence == SILENCE_TURNS:
                 return
+
+    def _moved(self) -> list[int]:
+        return [len(client.got) for client in self.clients] + [len(peer.heard) for peer in self.peers.values()]
 
     def close(self) -> None:
         self.put_off.clear()
