@@ -122,13 +122,18 @@ async def test_broker_that_dies_with_who_was_in_the_grace_leaves_no_ghost_in_any
     async with running_server(workers=2, jwt_secret=SECRET, leave_grace="2s") as server, people(server) as crowd:
         bob = await in_room(await crowd.connect("bob"))
         carl = await in_room(await crowd.connect("carl"))
+        watcher = await crowd.connect("wendy", permissions=["presence"])
+        await watcher.request("hello", presence="all")
         ann = await in_room(await crowd.connect("ann"))
+        await watcher.expect("presence_update", userId="ann", status="online")
         await ann.close(1001)
         await pace(0.3)  # the broker knows that she is lost
         os.kill(server.broker_pid(), signal.SIGKILL)
         for member in (bob, carl):
             told = await member.expect("room_members", room=ROOM, member_count=2)
             assert {each["userId"] for each in told["members"]} == {"bob", "carl"}
+        await watcher.expect("presence_reset")
+        assert await status_of("ann", watcher) == "offline"
 
 
 @on_loop

@@ -58,7 +58,7 @@ EXAMPLES: dict[int, list[Any]] = {
     UpType.RECOVER: ["general", "e1", 0],
     UpType.RESTORE: [None, "general", "e0", 3, 0],
     UpType.KEPT: ["room\nlobby", 1, {}],
-    UpType.ANNOUNCED: [0],
+    UpType.ANNOUNCED: [0, 7],
     UpType.CONFIRM: [None, "e1", 1],
     UpType.RESUME: [None, 1, CONNS[0], CONNS[1], 1, None, {"general": ["e1", 0]}],
     UpType.SEEN: ["general", "e1", 1, CONNS[0], "k", 1, 1],

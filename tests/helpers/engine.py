@@ -170,6 +170,7 @@ class Worker:
         self.clients: dict[int, Client] = {}
         self.rooms: dict[str, LocalRoom] = {}
         self.kept: dict[str, tuple[int, Any]] = {}
+        self.told = 0
         self.revoked: list[tuple[str, str]] = []
 
     def forget(self, client: Client) -> None:
@@ -273,6 +274,7 @@ class Worker:
                     client.pushes.append(codec.decode(record.body))
 
     def _on_presence(self, node: Node, record: records.Presence) -> None:
+        self.told = record.told
         for name in record.rooms.keys() & self.rooms.keys():
             self.rooms[name].told = record.rooms[name]
         for client in self.clients.values():
@@ -506,7 +508,7 @@ class Node:
             for name, room in worker.rooms.items():
                 if client.conn in room.members:
                     known.append(records.Restore(client.conn, name, room.epoch, room.offset, room.told))
-        known.append(records.Announced(slot))
+        known.append(records.Announced(slot, worker.told))
         out: list[tuple[int, DownRecord]] = []
         for record in known:
             out += self.engine.handle(slot, record, self.now, self.wall)

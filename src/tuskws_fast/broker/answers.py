@@ -104,6 +104,10 @@ def presence_update(user: str, status: str, last_seen: float | None, wall: float
     return codec.encode({"type": "presence_update", **fields, "timestamp": round(wall, 3)})
 
 
+def presence_reset() -> bytes:
+    return codec.encode({"type": "presence_reset"})
+
+
 def pages(
     head: dict[str, Any],
     next_head: dict[str, Any],

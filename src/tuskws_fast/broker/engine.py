@@ -607,6 +607,8 @@ class Engine:
         self._heard_at = core.now
 
     def _announced(self, worker: int, record: records.Announced | None, out: Out) -> None:
+        if record is not None:
+            self._views.claim_watchers(worker, record.told)
         if worker in self._unannounced:
             self._unannounced.discard(worker)
             if not self._unannounced:
@@ -635,6 +637,7 @@ class Engine:
             self._members.push_stats(key, out)
         elif kind is Timer.VIEWS:
             self._members.correct_views(out)
+            self._people.correct_watchers(out)
         elif kind is Timer.SWEEP_ROOM:
             core.sweep_room(key, deadline)
         elif kind is Timer.SWEEP_INBOX:

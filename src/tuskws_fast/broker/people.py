@@ -190,9 +190,14 @@ class People:
         if not workers:
             return
         body = answers.presence_update(person.id, view.status, view.seen_at(core.wall), core.wall)
-        record = Presence(person.id, told, body)
+        record = Presence(person.id, told, self._views.told_watchers, body)
         for worker in workers:
             out.append((worker, record))
+
+    def correct_watchers(self, out: Out) -> None:
+        """Who watches everybody, and was told something wrong, has to ask again."""
+        for worker in self._views.wrong_watchers():
+            out.append((worker, Presence("", {}, self._core.told, answers.presence_reset())))
 
     # -- private messages ------------------------------------------------------------------------------------------
 

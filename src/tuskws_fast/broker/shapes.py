@@ -42,7 +42,7 @@ _SHAPES: Mapping[type[object], tuple[tuple[type, ...], ...]] = {
     records.Restore: (_NUMBER, _TEXT, _TEXT, _NUMBER, _NUMBER),
     records.Kept: (_TEXT, _NUMBER, (object,)),
     records.Seen: (_TEXT, _TEXT, _NUMBER, _NUMBER, _TEXT, _NUMBER, _NUMBER),
-    records.Announced: (_NUMBER,),
+    records.Announced: (_NUMBER, _NUMBER),
     records.Confirm: (_NUMBER, _TEXT, _NUMBER),
 }
 

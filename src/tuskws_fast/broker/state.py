@@ -275,6 +275,8 @@ class Core:
         self.workers: dict[int, int | None] = {}
         # Live sessions that want everyone's presence, by worker.
         self.watchers: dict[int, int] = {}
+        # What they have been told of everybody, as a room's `told`.
+        self.told = 0
         self.timers = Timers(self._is_awaited)
         self.tally = Tally(limits.history_bytes_total_max)
         # What is revoked, and of which tokens: (`auth.revocation`'s kind, name) → since when and until when.
@@ -390,6 +392,8 @@ class Core:
             change = mark(person.id, view.status) - mark(person.id, view.pushed)
             for room in person.rooms.values():
                 room.told = (room.told + change) & MARKS
+            # Everybody begins offline, so who is counts nothing here.
+            self.told = (self.told + change) & MARKS
             view.pushed = view.status
 
     def inbox_of(self, person: Person) -> Inbox:

@@ -7,6 +7,9 @@ and not another. No process knows what was told; but each worker knows the sum o
 the new broker's sum is the same, so are the lists. Where it is not, those who are missing have the grace to come back
 in; then the room's members are told the whole list. That costs nothing where nothing was lost, whatever the number of
 rooms.
+
+Who watches everybody is treated in the same way, with one sum over all users. The whole list may be very long, and most
+of it was never asked for: so they are told that they have to ask again.
 """
 
 from __future__ import annotations
@@ -22,10 +25,20 @@ class Views:
         self._core = core
         # Room → worker → what its members were told last. From `compare` on: of rooms that were found to be different.
         self._claims: dict[str, dict[int, int]] = {}
+        # Worker → what those there were told last who watch everybody.
+        self._of_watchers: dict[int, int] = {}
         self._armed = False
 
     def claim(self, room: Room, worker: int, told: int) -> None:
         self._claims.setdefault(room.name, {})[worker] = told
+
+    def claim_watchers(self, worker: int, told: int) -> None:
+        self._of_watchers[worker] = told
+
+    @property
+    def told_watchers(self) -> int:
+        """As `told`, of those who watch everybody."""
+        return 0 if self._of_watchers else self._core.told
 
     def told(self, room: Room) -> int:
         """What members know who have been told everything until now; 0 where some may have been told something else."""
@@ -38,6 +51,8 @@ class Views:
             room = core.room(name)
             if room is None or all(told == room.told for told in claims.values()):
                 del self._claims[name]
+        watched = {w: told for w, told in self._of_watchers.items() if w in core.watchers}
+        self._of_watchers = watched if any(told != core.told for told in watched.values()) else {}
         # One who announces itself later does not put off what others wait for.
         self._arm(core.limits.grace_s)
 
@@ -53,10 +68,16 @@ class Views:
             if workers:
                 yield room, workers
 
+    def wrong_watchers(self) -> list[int]:
+        """As `wrong`: the workers where somebody watches everybody and believes something else."""
+        core = self._core
+        claims, self._of_watchers = self._of_watchers, {}
+        return [w for w, told in claims.items() if told != core.told and w in core.watchers]
+
     def go_on_later(self) -> None:
         self._arm(self._core.limits.presence_tick_s)
 
     def _arm(self, delay_s: float) -> None:
-        if self._claims and not self._armed:
+        if (self._claims or self._of_watchers) and not self._armed:
             self._armed = True
             self._core.timers.add(self._core.now + delay_s, Timer.VIEWS)

@@ -284,9 +284,10 @@ class Seen(NamedTuple):
 
 
 class Announced(NamedTuple):
-    """The worker has told the new broker all it knows."""
+    """The worker has told the new broker all it knows. `told`: of its last `Presence`."""
 
     worker: int
+    told: int
 
 
 # -- down: broker → worker ---------------------------------------------------------------------------------------
@@ -427,10 +428,12 @@ class Push(NamedTuple):
 
 class Presence(NamedTuple):
     """A `presence_update` of `user`: once to each connection here that shares one of `rooms` with it and wants
-    `rooms` presence, and to each that wants `all`; not to `user`'s own connections. `rooms`: name → `told`."""
+    `rooms` presence, and to each that wants `all`; not to `user`'s own connections. `rooms`: name → `told`. `told`: the
+    same of all users, for those who want `all`."""
 
     user: str
     rooms: dict[str, int]
+    told: int
     body: bytes
 
 
@@ -569,7 +572,7 @@ _CLASSES: dict[int, tuple[type[Any], tuple[int, ...]]] = {
     DownType.LEFT: (Left, (3,)),
     DownType.PUBLICATION: (Publication, ()),
     DownType.PUSH: (Push, (2,)),
-    DownType.PRESENCE: (Presence, (2,)),
+    DownType.PRESENCE: (Presence, (3,)),
     DownType.DELIVER: (Deliver, (1,)),
     DownType.EVICT: (Evict, (2,)),
     DownType.GONE: (Gone, (1,)),

@@ -152,6 +152,7 @@ _PUSHES: Mapping[str, tuple[dict[str, Schema], dict[str, Schema]]] = {
         {"userId": _STRING, "status": _STATUS, "last_seen": _or_null(_TIME), "timestamp": _TIME},
         {},
     ),
+    "presence_reset": ({}, {}),
     "member_joined": ({"room": _STRING, "user": _USER, "member_count": _COUNT}, {}),
     "member_left": ({"room": _STRING, "user": _USER, "member_count": _COUNT}, {}),
     "room_members": ({"room": _STRING, "member_count": _COUNT, "members": _list(_MEMBER)}, {}),

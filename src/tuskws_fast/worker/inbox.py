@@ -34,7 +34,8 @@ LOOK_EVERY = 16
 class Inbox:
     """`sessions` is the worker's table, connection number → session; `watchers` want everyone's presence.
 
-    `kept` survives a broker's death: what it gave every worker to hold for its successor.
+    `kept` survives a broker's death: what it gave every worker to hold for its successor. So does `told`, of the last
+    `Presence`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Inbox:
         self._revoke = revoke
         self._shown = escape_body if escape_html else _as_it_is
         self.kept: dict[str, tuple[int, Any]] = {}
+        self.told = 0
         self.failed = 0
         self._handlers: dict[type[Any], Callable[[Any], None]] = {
             records.Publication: self._publication,
@@ -211,7 +213,7 @@ class Inbox:
         self._hub.push(record.room, record.body, exclude, record.told)
 
     def _presence(self, record: records.Presence) -> None:
-        user = record.user
+        user, self.told = record.user, record.told
 
         def in_rooms(session: Session) -> bool:
             return session.mode != PresenceMode.NONE and session.user != user

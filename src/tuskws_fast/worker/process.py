@@ -480,7 +480,7 @@ class Worker:
                     room = self._hub.rooms[name]
                     outbox.send(records.Restore(session.number, name, room.epoch, room.offset, room.told))
         self._hub.announce_watches()
-        outbox.send(records.Announced(self._context.slot))
+        outbox.send(records.Announced(self._context.slot, self._inbox.told))
         outbox.ask_again()
         outbox.flush()
 

@@ -14,7 +14,7 @@ RESUME = Resume(1, 2, 3, 4, 0, None, {})
 def test_record_of_the_right_types_is_well_formed() -> None:
     assert is_well_formed(LEAVE)
     assert is_well_formed(RESUME)
-    assert is_well_formed(Announced(0))
+    assert is_well_formed(Announced(0, 0))
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,6 @@ def test_record_of_other_types_or_with_numbers_that_no_answer_can_repeat_is_not(
 def test_asker_is_the_connection_that_there_is() -> None:
     assert asker_of(LEAVE) == (7, 8)
     assert asker_of(RESUME) == (3, 2)
-    assert asker_of(Announced(0)) is None
+    assert asker_of(Announced(0, 0)) is None
     assert asker_of(LEAVE._replace(tag=2**32 - 1)) == (7, 2**32 - 1)
     assert asker_of(LEAVE._replace(conn=2**64)) is None

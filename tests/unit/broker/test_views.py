@@ -325,6 +325,70 @@ def test_two_deaths_in_one_grace(net: Net) -> None:
     net.check()
 
 
+def watching(net: Net, worker: int = 0) -> Client:
+    return net.connect("wendy", worker, mode=int(records.PresenceMode.ALL))
+
+
+def resets(client: Client) -> int:
+    return len(client.take("presence_reset"))
+
+
+@pytest.mark.parametrize("lost", ["in its grace", "with its worker", "untold"])
+def test_who_watches_everybody_is_told_to_ask_again_when_somebody_was_lost(net: Net, lost: str) -> None:
+    wendy, bob, ann = watching(net), net.connect("bob"), net.connect("ann", 1)
+    net.advance(1.0)
+    if lost == "in its grace":
+        ann.drop()
+    elif lost == "with its worker":
+        net.kill_worker(1)
+        net.start_worker(1, 2)
+    else:
+        net.unheard.add(0)
+        ann.close()
+    net.restart_broker()
+    net.advance(GRACE_S - 0.1)
+    assert resets(wendy) == 0, "who is missing has the grace to come back"
+    net.advance(0.1)
+    assert (resets(wendy), resets(bob)) == (1, 0)
+    bob.attach(status="away")
+    net.advance(1.0)
+    net.restart_broker()
+    net.advance(GRACE_S)
+    assert resets(wendy) == 0, "once is enough"
+
+
+def test_who_watches_everybody_asks_nothing_where_nobody_was_lost(net: Net) -> None:
+    wendy, ann, bob, ghost = watching(net, 1), net.connect("ann"), net.connect("bob"), net.connect("carl")
+    net.advance(1.0)
+    ghost.attach(status="offline")
+    net.advance(1.0)
+    bob.close()
+    net.restart_broker()
+    ann.attach(status="busy")
+    net.advance(1.0)
+    net.restart_broker()
+    net.advance(GRACE_S)
+    ann.drop()
+    net.restart_broker()
+    net.advance(1.0)
+    net.connect("ann").attach(status="busy")
+    net.advance(GRACE_S)
+    assert resets(wendy) == 0
+    assert wendy.take("presence_update")[-1]["status"] == "busy"
+
+
+def test_another_death_does_not_hide_who_is_missing_from_those_who_watch(net: Net) -> None:
+    wendy, ann = watching(net), net.connect("ann", 1)
+    net.advance(1.0)
+    ann.drop()
+    net.restart_broker()
+    net.connect("carl", 1)
+    net.advance(1.0)  # told with no sum
+    net.restart_broker()
+    net.advance(GRACE_S)
+    assert resets(wendy) == 1
+
+
 def test_lists_are_told_again_a_few_at_a_time() -> None:
     net = Net(views_bytes=200)
     bob, ann = net.connect("bob"), net.connect("ann", 1)

@@ -125,6 +125,7 @@ FROM_SERVER: list[dict[str, Any]] = [
     ROOM_MESSAGE,
     {"type": "private_message", "from": "ann", "message": {}, "timestamp": 1.5, "epoch": "e", "offset": 1, "ref": "p1"},
     {"type": "presence_update", "userId": "ann", "status": "offline", "last_seen": 1.5, "timestamp": 1.5},
+    {"type": "presence_reset"},
     {"type": "member_joined", "room": "a", "user": {"id": "ann", "username": "Ann"}, "member_count": 2},
     {"type": "member_left", "room": "a", "user": {"id": "ann", "username": "Ann"}, "member_count": 1},
     {
