@@ -134,7 +134,7 @@ class Receipts:
         at = receipt.told_at + self._core.limits.receipt_interval_s
         if receipt.is_complete and (receipt.told is None or self._core.now >= at):
             self._tell(key, receipt, True, out)
-        elif receipt.total != receipt.told:
+        elif receipt.is_complete or receipt.total != receipt.told:
             self._due(key, receipt, at)
 
     def _due(self, key: str, receipt: Receipt, at: float) -> None:
