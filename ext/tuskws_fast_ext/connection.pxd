@@ -44,7 +44,6 @@ cdef class FlushPoint:
 cdef class Skip:
     cdef:
         Feed feed
-        bytes head                        # the feed's, when this began
         unsigned long long first          # the offsets that are left out
         unsigned long long last
         Frame newest                      # of a conflating feed

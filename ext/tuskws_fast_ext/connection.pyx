@@ -789,8 +789,7 @@ cdef class Connection:
         for skip in self.skips or ():
             if skip.feed is frame.feed:
                 skip.last = frame.last_offset
-                if skip.feed.conflate:
-                    skip.newest = frame.newest()
+                skip.newest = frame.newest() if skip.feed.conflate else None
                 self.point.left_out += frame.count
                 return True
         return False
@@ -798,7 +797,6 @@ cdef class Connection:
     cdef int _skip(self, Frame frame) except -1:
         cdef Skip skip = Skip.__new__(Skip)
         skip.feed = frame.feed
-        skip.head = frame.feed.head
         skip.first = frame.first_offset
         if self.skips is None:
             self.skips = []
@@ -812,6 +810,9 @@ cdef class Connection:
             list skips = self.skips
             Skip skip
         self.skips = None
+        if self.is_closing:
+            # It comes back with the position of what it has, and not behind the gap.
+            return 0
         for skip in skips:
             self._tell(skip)
         return 0
@@ -822,7 +823,7 @@ cdef class Connection:
             unsigned long long last = skip.last if newest is None else skip.last - 1
         if skip.first <= last:
             self.point.gaps += 1
-            self.queue(Frame([b'%b,"from":%d,"to":%d}' % (skip.head, skip.first, last)]))
+            self.queue(Frame([b'%b,"from":%d,"to":%d}' % (skip.feed.head, skip.first, last)]))
         if newest is not None:
             self.point.left_out -= 1
             self.queue(newest)

@@ -5,7 +5,7 @@ cdef class Feed:
     cdef:
         public bint conflate        # a slow reader gets the newest message; else none until it has caught up
         public bint active          # False: the room's messages are not to be left out any more
-        public bytes head           # of the `gap` that tells what was left out: {"type":"gap","room":…,"epoch":…
+        readonly bytes head         # of the `gap` that tells what was left out: {"type":"gap","room":…,"epoch":…
 
 
 cdef class Frame:

@@ -126,12 +126,9 @@ class Hub:
             # The first to hear of a new epoch; the others get a Gap of their own.
             self._move(room, epoch, offset)
         elif offset > room.offset:
-            if len(room.members) == 1:
-                room.offset = offset
-            else:
-                room.late = room.late or {}
-                room.late[connection] = offset
-                self._miss(room)
+            room.late = room.late or {}
+            room.late[connection] = offset
+            self._miss(room)
         return room.name
 
     def leave(self, connection: Connection, name: str) -> None:
@@ -152,6 +149,12 @@ class Hub:
     def _forget(self, room: LocalRoom) -> None:
         del self.rooms[room.name]
         self._watched.pop(room.name, None)
+        if room.watches is not None:
+            for seen in room.watches.changed(self._monotonic()):
+                self.report(seen)
+        if room.feed is not None:
+            # What still waits of it is left out no more: who would be told of that is not in the room.
+            room.feed.active = False
 
     def forget_recovery(self) -> None:
         """The broker that was asked for history is dead; its successor is told every room's position."""
@@ -164,10 +167,10 @@ class Hub:
         if room is None:
             return {}
         self.flush_room(room)
-        self._forget(room)
         if room.feed is not None:
             for connection in room.members:
                 connection.end_skip(room.feed, False)
+        self._forget(room)
         return room.members
 
     # -- slow readers ------------------------------------------------------------------------------------------
@@ -178,32 +181,32 @@ class Hub:
         if room is None:
             return
         self.flush_room(room)
-        feed = room.feed
         if slow == "disconnect":
-            if feed is not None:
-                self._end_skips(room)
-                feed.active = False
-                room.feed = None
-        elif feed is None:
+            self._end_feed(room)
+        elif room.feed is None:
             room.feed = Feed(_gap_head(room), slow == "conflate")
         else:
-            feed.conflate = slow == "conflate"
+            room.feed.conflate = slow == "conflate"
 
     @staticmethod
-    def _end_skips(room: LocalRoom) -> None:
-        """Who was left out so far hears of it now."""
-        if room.feed is not None:
+    def _end_feed(room: LocalRoom) -> None:
+        """Who was left out so far hears of it now, and what waits of the feed is left out no more."""
+        feed, room.feed = room.feed, None
+        if feed is not None:
+            feed.active = False
             for connection in room.members:
-                connection.end_skip(room.feed, True)
+                connection.end_skip(feed, True)
 
     def _move(self, room: LocalRoom, epoch: str, offset: int) -> None:
-        self._end_skips(room)
+        feed = room.feed
+        self._end_feed(room)
         if room.epoch != epoch and room.watches is not None:
             for seen in room.watches.end():
                 self.report(seen)
         room.epoch, room.offset = epoch, offset
-        if room.feed is not None:
-            room.feed.head = _gap_head(room)
+        if feed is not None:
+            # Another one: what is left out from here on must not be told in one gap with what was before.
+            room.feed = Feed(_gap_head(room), feed.conflate)
 
     # -- receipts ----------------------------------------------------------------------------------------------
 
@@ -306,7 +309,8 @@ class Hub:
             self.flush_room(room)
             targets = {c: None for c in room.members if c not in room.late or room.late[c] < offset}
             self._fan_out(targets, body, None, room)
-        room.late = _NOBODY
+        # The answer may come in pages, of which this need not be the last.
+        room.late = {c: known for c, known in room.late.items() if known > room.offset} or _NOBODY
 
     def gap(self, name: str, epoch: str, first: int, last: int) -> None:
         """Tell the members what they will not get, and go on from `last`."""

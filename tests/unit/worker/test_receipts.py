@@ -118,6 +118,75 @@ def test_new_epoch_ends_what_was_counted(room: Room) -> None:
     assert room.take() == []
 
 
+def test_offsets_begin_again_in_a_new_epoch(room: Room) -> None:
+    a, _ = room.join(), room.join()
+    for _ in range(3):
+        room.publish()
+    room.hub.confirm(a, "r", "", 3)
+    room.hub.gap("r", "f", 1, 0)
+    room.take()
+    room.hub.watch(Watch("r", "f", 1, 1, "k"), None)
+    room.hub.publish("r", 1, b"{}", None)
+    room.hub.confirm(a, "r", "f", 1)
+    room.hub.report_changes()
+    assert room.take() == [(1, 2, 0), (1, 2, 1)]
+
+
+def test_hole_in_the_same_epoch_ends_nothing(room: Room) -> None:
+    a, _ = room.join(), room.join()
+    room.publish()
+    room.take()
+    room.hub.gap("r", "e", 2, 5)
+    assert room.take() == []
+    room.hub.confirm(a, "r", "", 5)
+    room.hub.report_changes()
+    assert room.take() == [(1, 2, 1)]
+
+
+def test_watch_of_an_epoch_that_is_over_has_nobody(room: Room) -> None:
+    a = room.join()
+    room.hub.watch(Watch("r", "another", 1, 1, "k"), None)
+    room.hub.publish("r", 1, b"{}", None)
+    room.hub.confirm(a, "r", "", 1)
+    room.hub.report_changes()
+    assert room.take() == [(1, 0, 0)]
+
+
+def test_end_of_another_epochs_watch_ends_none_of_this(room: Room) -> None:
+    a = room.join()
+    room.publish()
+    room.take()
+    room.hub.unwatch("r", "another", 1)
+    room.hub.confirm(a, "r", "", 1)
+    assert room.take() == [(1, 1, 1)]
+
+
+def test_what_was_told_once_is_not_told_again(room: Room) -> None:
+    a, _ = room.join(), room.join()
+    room.publish()
+    room.hub.confirm(a, "r", "", 1)
+    room.hub.report_changes()
+    room.take()
+    room.hub.report_changes()
+    assert room.take() == []
+
+
+def test_watch_lasts_until_the_broker_has_given_up_and_tells_its_last_word(room: Room) -> None:
+    a, b = room.join(), room.join()
+    room.join()
+    room.publish()
+    room.take()
+    room.now += 30.1  # the broker waits 30 s from a moment before
+    room.hub.confirm(a, "r", "", 1)
+    room.hub.report_changes()
+    assert room.take() == [(1, 3, 1)]
+    room.now += 1.0
+    room.hub.confirm(b, "r", "", 1)
+    room.hub.report_changes()
+    assert room.take() == [(1, 3, 2)]
+    assert room.hub.rooms["r"].watches is None
+
+
 def test_stranger_is_told(room: Room) -> None:
     room.join()
     stranger = Connection(room.point, object(), 65536, 1024)  # type: ignore[arg-type]
@@ -132,6 +201,7 @@ def test_nothing_is_kept_when_nobody_waits(room: Room) -> None:
     room.now += 31.0
     room.hub.report_changes()
     assert room.hub.rooms["r"].watches is None
+    assert not room.hub._watched
     room.publish(watched=False)
     room.hub.confirm(a, "r", "", 2)
     assert room.hub.rooms["r"].watches is None
@@ -139,19 +209,38 @@ def test_nothing_is_kept_when_nobody_waits(room: Room) -> None:
 
 def test_what_nobody_waits_for_any_more_is_forgotten(room: Room) -> None:
     a = room.join()
-    room.publish()
-    room.publish()
+    for _ in range(3):
+        room.publish()
     room.take()
-    room.hub.unwatch("r", "e", 1)
-    room.hub.confirm(a, "r", "", 2)
-    assert room.take() == [(2, 1, 1)]
     room.hub.unwatch("r", "e", 2)
+    room.hub.confirm(a, "r", "", 3)
+    assert room.take() == [(1, 1, 1), (3, 1, 1)]
+    room.hub.unwatch("r", "e", 3)
+    room.hub.unwatch("r", "e", 1)
     assert room.hub.rooms["r"].watches is None
 
 
 def test_room_that_is_not_here_has_nobody(room: Room) -> None:
     room.hub.watch(Watch("r", "e", 1, 1, "k"), None)
     assert room.take() == [(1, 0, 0)]
+
+
+@pytest.mark.parametrize("end", ["leave", "gone"])
+def test_what_was_confirmed_is_told_before_the_room_is_forgotten(room: Room, end: str) -> None:
+    a, b = room.join(), room.join()
+    room.publish()
+    room.hub.confirm(a, "r", "", 1)
+    assert room.take() == [(1, 2, 0)]
+    if end == "gone":
+        room.hub.drop_room("r")
+    else:
+        room.hub.leave(a, "r")
+        assert room.take() == []
+        room.hub.leave(b, "r")
+    assert room.take() == [(1, 2, 1)]
+    room.hub.report_changes()
+    room.hub.announce_watches()
+    assert room.take() == []
 
 
 def test_new_broker_hears_all_of_it(room: Room) -> None:
