@@ -172,7 +172,7 @@ class World:
         assert len(self.waiting) == self.poller.half_open, "who waits is told, and who does no more"
 
     def settle(self) -> None:
-        """Everybody reads, until nothing comes any more. A turn may be over before it was theirs: strangers have a
+        """Everybody reads, until nothing comes any more. A turn may be over before it was anybody's: strangers have their
         share of time and no more."""
         silence = 0
         for _ in range(400):

@@ -38,7 +38,6 @@ from tuskws_fast.ipc.bell import Bell, Lookout
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.records import DownRecord
 from tuskws_fast.ipc.segment import Segment
-from tuskws_fast.leftovers import Leftovers
 from tuskws_fast.metrics import LIMIT_COLUMN, Metric
 from tuskws_fast.rooms.shelf import Window
 from tuskws_fast.storage.directory import boot_id
@@ -139,7 +138,6 @@ class Broker:
         self._timer_due = 0.0
         self._asleep = False
         self._lookout = Lookout()
-        self._leftovers = Leftovers()
         self._flushed: dict[int, int] = {}
         self._done = loop.create_future()
 
@@ -330,8 +328,6 @@ class Broker:
         for metric, value in grown.items():
             counters.add(metric, value - self._flushed.get(metric, 0))
         self._flushed = grown
-        blocks = sys.getallocatedblocks()
-        counters.set(Metric.MEMORY_BLOCKS, blocks)
-        self._leftovers.look(blocks)
+        counters.set(Metric.MEMORY_BLOCKS, sys.getallocatedblocks())
         if self._journal is not None:
             self._journal.tick(self._loop.time())

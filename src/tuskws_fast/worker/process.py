@@ -43,7 +43,6 @@ from tuskws_fast.ipc import records
 from tuskws_fast.ipc.bell import Bell, Lookout
 from tuskws_fast.ipc.link import Link, LinkPoisoned
 from tuskws_fast.ipc.segment import Segment
-from tuskws_fast.leftovers import Leftovers
 from tuskws_fast.metrics import ROW_SUPERVISOR, Metric, health_of
 from tuskws_fast.protocol import codec
 from tuskws_fast.protocol.codes import CloseCode
@@ -154,7 +153,6 @@ class Worker:
         self._wheel: Wheel[int] = Wheel(loop.time())
         self._revocations = Revocations()
         self._verifier = settings.verifier(config, self._revocations)
-        self._leftovers = Leftovers()
         self._flushed: dict[Metric, int] = {}
         self._build(app)
 
@@ -601,9 +599,7 @@ class Worker:
         self._flushed = grown
         counters.set(Metric.CONNECTIONS_CURRENT, len(self._sessions))
         counters.set(Metric.MEMORY_BYTES, self._guard.used)
-        blocks = sys.getallocatedblocks()
-        counters.set(Metric.MEMORY_BLOCKS, blocks)
-        self._leftovers.look(blocks)
+        counters.set(Metric.MEMORY_BLOCKS, sys.getallocatedblocks())
         counters.set(Metric.HALF_OPEN, self._acceptor.door.half_open)
         counters.set(Metric.SESSIONS, sum(1 for s in self._sessions.values() if s.user is not None))
         # Figures of the whole node, shown by one worker; its successor shows them as soon as it serves.
