@@ -15,7 +15,16 @@ MIB = 1024 * 1024
 def a_soak(rounds: int = 20) -> Soak:
     gauges = {**dict.fromkeys(RETURNING, 0), **dict.fromkeys(BOUNDED, 5)}
     samples = [
-        Sample(10.0 * n, {"broker 0": 10_000}, {"broker 0": 50 * MIB}, {"broker 0": 20}, 90 * MIB, 0, gauges)
+        Sample(
+            at_s=10.0 * n,
+            blocks={"broker 0": 10_000},
+            rss={"broker 0": 50 * MIB},
+            peak={"broker 0": 60 * MIB},
+            files={"broker 0": 20},
+            pss=90 * MIB,
+            waiting=0,
+            gauges=gauges,
+        )
         for n in range(rounds)
     ]
     return Soak(gauges, samples, rounds=rounds, totals={**dict.fromkeys(STAY_ZERO, 0), "journal_entries": 1})
@@ -62,12 +71,20 @@ def test_counters_that_must_stay_0_are_asked(name: str) -> None:
 def test_memory_that_grows_after_the_warm_up_is_a_fault_and_before_it_is_none() -> None:
     soak = a_soak()
     for n in range(6):
-        soak.samples[n] = replace(soak.samples[n], rss={"broker 0": 20 * MIB})
+        soak.samples[n] = replace(soak.samples[n], peak={"broker 0": 20 * MIB})
     assert soak.faults() == []
     for n in range(6, 20):
-        soak.samples[n] = replace(soak.samples[n], rss={"broker 0": (50 + n) * MIB})
+        soak.samples[n] = replace(soak.samples[n], peak={"broker 0": (50 + n) * MIB})
     (fault,) = soak.faults()
     assert fault.startswith("broker 0 grows: +360.00 MiB an hour")
+
+
+def test_memory_at_rest_may_wander_below_the_most_that_a_burst_took() -> None:
+    soak = a_soak()
+    for n in range(20):
+        soak.samples[n] = replace(soak.samples[n], rss={"broker 0": (30 + n) * MIB}, pss=(60 + n) * MIB)
+    assert soak.faults() == []
+    assert soak.at_rest()["broker 0"].slope == pytest.approx(360 * MIB)
 
 
 def test_what_is_allocated_may_not_grow_either() -> None:
