@@ -271,6 +271,8 @@ def plan_for(name: str, seed: int, seconds: float, **changes: Any) -> Plan:
     plan = Plan(name, seed, seconds)
     if name == "workers":
         plan.calm_s, plan.members, plan.rate = 20.0, 20, 100.0
+        # All of ten minutes stays: 240 MB, and the journal keeps old history up to four times its own size.
+        plan.flags = {**plan.flags, "journal_size": "128MiB"}
         plan.demands = [*_WHOLE, Demand("gaps", most=0), Demand("return p99 s", most=3.0)]
         plan.demands += [Demand("latency p99, faults to calm", most=2.0)]
     elif name == "broker":
