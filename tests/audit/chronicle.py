@@ -27,6 +27,8 @@
     ban      t, room, user                                       is acknowledged
     door     t, room, user, code                                 what who was banned hears, "" if they may join
     kept     t, room, epoch, offset, [[epoch, offset, key] …]    all of the room's history, as the server gives it
+    pass     t, user, room                                       somebody comes who joins the room and does nothing
+    gone     t, user                                             … and is cut off, for good
     members  t, room, [[user, status] …]                         who is in the room, as the server says
     view     t, conn, room, [[user, status] …]                   the same as this connection was told, push by push
                                                                  (null: no status was told)

@@ -27,6 +27,7 @@ PRIVATE_SYNCED = 0.3
 WARDEN = "warden"
 BAN_S = 1.0
 PASS_S = 0.4
+STAY_MAX_S = 2.0
 
 
 class Reader:
@@ -67,8 +68,7 @@ class Reader:
 
 
 class Passer:
-    """Joins a room and is cut off for good, after a while: in the end it must be in nobody's list. It is not in the
-    chronicle, because nothing else is demanded for it."""
+    """Joins a room and is cut off for good, after a while: in the end it must be in nobody's list."""
 
     def __init__(self, crowd: Crowd, user: str, room: str, stay_s: float) -> None:
         self._crowd = crowd
@@ -83,13 +83,16 @@ class Passer:
 
     def on_open(self, wire: Wire) -> None:
         self._wire = wire
+        self._crowd.passing.add(self._user)
+        self._crowd.chronicle.write("pass", self._user, self._room)
 
     def on_message(self, message: Message) -> None:
         if message["type"] == "welcome":
             self._wire.send({"type": "join_room", "id": 1, "room": self._room})
 
     def on_lost(self, code: int) -> None:
-        """It does not come back."""
+        self._crowd.passing.discard(self._user)
+        self._crowd.chronicle.write("gone", self._user)
 
     def on_odd(self, text: str) -> None:
         self._crowd.chronicle.write("odd", 0, text)
@@ -195,6 +198,8 @@ class Crowd:
         self._publishing: asyncio.Task[None] | None = None
         self._bystanders: list[asyncio.Task[None]] = []
         self._banned: list[tuple[str, str]] = []
+        # Who has come by and is not gone yet.
+        self.passing: set[str] = set()
 
     def spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -250,7 +255,7 @@ class Crowd:
         chance = random.Random("passers")
         for n in count(1):
             with suppress(OSError):
-                await Passer(self, f"passer-{n}", chance.choice(self.rooms), chance.uniform(0.1, 2.0)).pass_by()
+                await Passer(self, f"passer-{n}", chance.choice(self.rooms), chance.uniform(0.1, STAY_MAX_S)).pass_by()
             await asyncio.sleep(PASS_S)
 
     async def _publish(self, rate: float) -> None:
@@ -273,7 +278,7 @@ class Crowd:
         return "synced" if synced and self._rng.random() < synced else None
 
     async def hush(self) -> None:
-        """No more publications; wait until everybody is there and everything is answered."""
+        """No more publications; wait until everybody is there, everything is answered, and who came by is gone."""
         if self._publishing is not None:
             self._publishing.cancel()
             self._publishing = None
@@ -290,10 +295,12 @@ class Crowd:
             return all(seat.offset == tops[room] for each in self.speakers for room, seat in each.seats.items())
 
         await self.until(level, "everybody has heard everything", 20)
+        await self.until(lambda: not self.passing, "who came by is gone", STAY_MAX_S + 5)
 
-    async def tell(self, grace_s: float) -> None:
-        """After `hush`: what the server keeps and who it says is there, and what members believe."""
-        await asyncio.sleep(grace_s)
+    async def tell(self, rest_s: float) -> None:
+        """After `hush`, and when the server has had `rest_s` to notice who is gone: what it keeps and who it says is
+        there, and what members believe."""
+        await asyncio.sleep(rest_s)
         observer = Observer(self)
         for room in self.rooms:
             await observer.tell(room)

@@ -102,6 +102,7 @@ class Judge:
         self._alarms: list[int] = []
         self._damaged = 0
         self._bans: dict[tuple[str, str], int] = {}
+        self._passing: set[str] = set()
         self._kept: dict[str, tuple[int, str, int, list[Any]]] = {}
         self._hurt: dict[str, int] = {}
         self._outage: tuple[int, str] | None = None
@@ -367,7 +368,16 @@ class Judge:
         if last is not None and last != offset:
             self._fault("history", f"{room} is at {offset}, and keeps messages up to {last}")
 
+    def _on_pass(self, user: str, room: str) -> None:
+        self._passing.add(user)
+        self._counts["passed_by"] += 1
+
+    def _on_gone(self, user: str) -> None:
+        self._passing.remove(user)
+
     def _on_members(self, room: str, members: list[Any]) -> None:
+        if self._passing:
+            self._fault("auditor", f"{room}: asked who is there while {sorted(self._passing)} came by")
         told, there = dict(members), self._there(room)
         if told.keys() != there.keys():
             self._fault(
@@ -533,6 +543,8 @@ class Judge:
         "ban": _on_ban,
         "door": _on_door,
         "kept": _on_kept,
+        "pass": _on_pass,
+        "gone": _on_gone,
         "members": _on_members,
         "view": _on_view,
         "odd": _on_odd,

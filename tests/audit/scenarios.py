@@ -26,8 +26,11 @@ from audit.judge import Judge
 from audit.nemesis import Blow, mixed
 from audit.node import Node
 from audit.verdict import Verdict
+from tuskws_fast.broker.limits import EngineLimits
 
 GRACE_S = 2.0
+# A new broker may hear only after `announce_s` who is gone; the grace comes then.
+REST_S = EngineLimits().announce_s + GRACE_S + 1.0
 KEEP = 100_000
 # A step that nobody reaches within this time is not waited for any longer.
 STEP_S = 3.0
@@ -336,7 +339,7 @@ async def run(plan: Plan, directory: Path, command: str) -> None:
         node.resume_all()
         chronicle.write("phase", "quiet")
         await crowd.hush()
-        await crowd.tell(GRACE_S + 1.5)
+        await crowd.tell(REST_S)
         await _close(crowd, chronicle)
     finally:
         node.stop()

@@ -390,6 +390,14 @@ def test_presence_as_a_member_was_told_it() -> None:
     assert Tale().add("view", 2, ROOM, [["ann", "busy"], ["bob", "online"]]).faults() == {"presence": 1}
 
 
+def test_nobody_is_asked_while_somebody_comes_by() -> None:
+    tale, members = Tale().add("pass", "carl", ROOM), [["ann", "online"], ["bob", "online"]]
+    assert tale.add("members", ROOM, members).faults() == {"auditor": 1}
+    tale = Tale().add("pass", "carl", ROOM).add("gone", "carl").add("members", ROOM, members)
+    assert tale.faults() == {}
+    assert tale.add("members", ROOM, [*members, ["carl", "online"]]).faults() == {"presence": 1}
+
+
 def test_a_status_that_was_granted_is_shown() -> None:
     tale = Tale().add("status", 2, "busy").add("members", ROOM, [["ann", "online"], ["bob", "busy"]])
     assert tale.faults() == {}
