@@ -172,8 +172,8 @@ class World:
         assert len(self.waiting) == self.poller.half_open, "who waits is told, and who does no more"
 
     def settle(self) -> None:
-        """Everybody reads, until nothing comes any more. A turn may be over before it was anybody's: strangers have their
-        share of time and no more."""
+        """Everybody reads, until nothing comes any more. A turn without a word means nothing: strangers have a share of
+        its time, and it may have been over before they spoke."""
         silence = 0
         for _ in range(400):
             before = self._moved()

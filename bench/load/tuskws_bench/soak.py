@@ -14,10 +14,10 @@ are seconds here, or each wait would be as long. The verdict:
     counters    those that must stay 0 did; nothing was lost, doubled or out of order
 
 What is allocated (blocks of Python's allocator) is exact to some hundreds: one object kept of a hundred connections
-shows. RSS is what an operator sees; it also has the holes that bursts leave between things that stay. Python's allocator
-gives back only whole arenas of a mebibyte, and any number that is counted up in a burst holds one until the next: with
-the same blocks, to within 200 of 165,752, a broker had 82 to 97 MiB in one run and 104 in another. That wanders, below
-the most that a burst took. A leak does not: each burst goes higher than the one before.
+shows. RSS is what an operator sees; it also has the holes that bursts leave between things that stay. Python's
+allocator gives back only whole arenas of a mebibyte, and any number that is counted up in a burst holds one until the
+next: with the same blocks, to within 200 of 165,752, a broker had 82 to 97 MiB in one run and 104 in another. That
+wanders, below the most that a burst took. A leak does not: each burst goes higher than the one before.
 
 All clients are guests, of whom nothing is left when their tickets are over. The journal's size is asked to stay below
 its bound and not to return.
