@@ -26,6 +26,8 @@ from tuskws_fast_ext.sockets import Poller, Socket
 CLIENTS_MAX = 4
 # As many as there are clients who can each have the time of one.
 SILENCE_TURNS = 5
+# Some four kilobytes go out in a turn, and a turn may have time for others only.
+TURNS_MAX = 4_000
 STEPS_MAX = 40
 SIZES = (1, 10, 700, 3_000, 9_000, 40_000)
 # Any pattern that has no short period; which one is in a byte says where in the stream it was.
@@ -175,7 +177,7 @@ class World:
         """Everybody reads, until nothing comes any more. A turn without a word means nothing: strangers have a share of
         its time, and it may have been over before they spoke."""
         silence = 0
-        for _ in range(400):
+        for _ in range(TURNS_MAX):
             before = self._moved()
             self.turn()
             for client in self.clients:
