@@ -94,8 +94,9 @@ class Peer:
 
     def write(self, size: int) -> None:
         if not self.sock.is_closing() and not self.is_ended:
-            self.sock.write(STREAM[self.written : self.written + size])
-            self.written += size
+            data = STREAM[self.written : self.written + size]
+            self.sock.write(data)
+            self.written += len(data)
 
 
 class World:
