@@ -359,7 +359,7 @@ def test_who_is_in_is_served_before_all_who_are_at_the_door(host: Host) -> None:
     end.sendall(client_frame(TEXT, b"first", mask=b"abcd"))
     host.loop.turn()
     assert [message.payload for message in talker.heard] == [b"first"]
-    assert 1 <= len(host.heard) <= 6, "strangers have a tenth of a millisecond"
+    assert 1 <= len(host.heard) <= 6, "strangers have a fifth of a millisecond"
     host.until(lambda: len(host.heard) == 40)
     stranger, late = slow[0]
     heard = upgrade(host, late).heard
