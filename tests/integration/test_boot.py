@@ -29,8 +29,10 @@ def stats(server: RunningServer, *args: str) -> subprocess.CompletedProcess[str]
 
 def test_the_log_says_where_it_serves_and_what_was_recovered(tmp_path: Path) -> None:
     with started_server(workers=2, data_dir=tmp_path / "made") as server:
+        serving = f"serving ws://127.0.0.1:{server.port}  workers=2 pid={server.pid}"
+        # One worker may answer before the supervisor has heard of the other.
+        wait_until(lambda: serving in server.log_text(), "the log says where it serves")
         log = server.log_text()
-        assert f"serving ws://127.0.0.1:{server.port}  workers=2 pid={server.pid}" in log
         assert "recovered  scopes=0" in log
         assert "Traceback" not in log
 
