@@ -9,15 +9,15 @@ So all samples are of the same situation, and what differs is what was kept. Tim
 are seconds here, or each wait would be as long. The verdict:
 
     gauges      after each round what they were before the first; the rings empty; descriptors as after the warm-up
-    memory      what each process has allocated at rest, and the most that it ever took, do not grow after the warm-up
-                (`drift`); its RSS at rest and the PSS of all are shown
+    memory      what each process has allocated at rest, its RSS, the PSS of all, and the most that each ever took do not
+                grow after the warm-up (`drift`)
     counters    those that must stay 0 did; nothing was lost, doubled or out of order
 
 What is allocated (blocks of Python's allocator) is exact to some hundreds: one object kept of a hundred connections
 shows. RSS is what an operator sees; it also has the holes that bursts leave between things that stay. Python's
 allocator gives back only whole arenas of a mebibyte, and any number that is counted up in a burst holds one until the
 next: with the same blocks, to within 200 of 165,752, a broker had 82 to 97 MiB in one run and 104 in another. That
-wanders, below the most that a burst took. A leak does not: each burst goes higher than the one before.
+wanders below the most that a burst took, and so the peak is asked as well: with a leak each burst goes higher.
 
 All clients are guests, of whom nothing is left when their tickets are over. The journal's size is asked to stay below
 its bound and not to return.
@@ -167,7 +167,8 @@ class Soak:
         found += [f"{name} is {self.totals[name]}" for name in STAY_ZERO if self.totals[name]]
         if self.restarts:
             found.append(f"{self.restarts} processes died")
-        found += [f"{name} grows: {in_mib(each)}" for name, each in self.peaks().items() if not each.holds]
+        found += [f"{name} grows: {in_mib(each)}" for name, each in self.at_rest().items() if not each.holds]
+        found += [f"{name} peaks higher: {in_mib(each)}" for name, each in self.peaks().items() if not each.holds]
         found += [f"{name} allocates: {in_blocks(each)}" for name, each in self.allocated().items() if not each.holds]
         return found
 
@@ -361,13 +362,14 @@ def verdict(found: Soak) -> Table:
         table.add_column(name)
     rows = [("at most", name, in_mib(each), f"{each.mean / MIB:.1f} MiB", each) for name, each in found.peaks().items()]
     rows += [
+        ("at rest", name, in_mib(each), f"{each.mean / MIB:.1f} MiB", each) for name, each in found.at_rest().items()
+    ]
+    rows += [
         ("at rest", name, in_blocks(each), f"{each.mean:,.0f} blocks", each) for name, each in found.allocated().items()
     ]
     for when, name, slope, mean, each in rows:
         holds = "does not grow" if each.holds else "GROWS"
         table.add_row(when, name, mean, slope, holds, style=None if each.holds else "bold red")
-    for name, each in found.at_rest().items():
-        table.add_row("at rest", name, f"{each.mean / MIB:.1f} MiB", in_mib(each), "")
     return table
 
 
