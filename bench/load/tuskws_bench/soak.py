@@ -9,8 +9,8 @@ So all samples are of the same situation, and what differs is what was kept. Tim
 are seconds here, or each wait would be as long. The verdict:
 
     gauges      after each round what they were before the first; the rings empty; descriptors as after the warm-up
-    memory      what each process has allocated at rest, its RSS, the PSS of all, and the most that each ever took do not
-                grow after the warm-up (`drift`)
+    memory      what each process has allocated at rest, its RSS, the PSS of all, and the most that each ever took
+                do not grow after the warm-up (`drift`)
     counters    those that must stay 0 did; nothing was lost, doubled or out of order
 
 What is allocated (blocks of Python's allocator) is exact to some hundreds: one object kept of a hundred connections
