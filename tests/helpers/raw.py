@@ -10,6 +10,8 @@ import struct
 import zlib
 from typing import Any
 
+from helpers.rfc6455 import client_frame
+
 from tuskws_fast.protocol import codec
 
 TIMEOUT_S = 10.0
@@ -17,16 +19,7 @@ TIMEOUT_S = 10.0
 
 def masked(payload: bytes, opcode: int = 1, fin: bool = True, rsv: int = 0) -> bytes:
     """A client frame (RFC 6455 §5.2)."""
-    head = bytes([(0x80 if fin else 0) | rsv << 4 | opcode])
-    n = len(payload)
-    if n < 126:
-        head += bytes([0x80 | n])
-    elif n < 65536:
-        head += bytes([0x80 | 126]) + struct.pack("!H", n)
-    else:
-        head += bytes([0x80 | 127]) + struct.pack("!Q", n)
-    mask = os.urandom(4)
-    return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+    return client_frame(opcode, payload, fin, rsv, os.urandom(4))
 
 
 def deflated(payload: bytes) -> bytes:
