@@ -15,15 +15,25 @@ cdef enum:
     KNOCKS_MAX = 16
 
 
+cdef class Watch:
+    """An epoll instance of those who wait for a share of a turn."""
+    cdef:
+        int fd
+        epoll_event _told[KNOCKS_MAX]     # what the kernel told,
+        int _next                         # from here on
+        int _end                          # to here, and there was no time for yet
+
+    cdef epoll_event* next(self) noexcept
+    cdef int forget(self) noexcept
+
+
 cdef class Poller:
     cdef:
         int _fd                           # of the epoll instance
-        int _door                         # of the one for listeners and unfinished handshakes, which the first watches
+        Watch _door                       # listeners and unfinished handshakes
+        Watch _outcasts                   # who broke a rule: what it still sends is only dropped
         int _reserve                      # a descriptor to close when there is no other; -1: it is in use
         Inlet _inlet
-        epoll_event _at_door[KNOCKS_MAX]  # what the kernel told of the door,
-        int _knock                        # from here on
-        int _knocks                       # to here, and there was no time for yet
         object _loop
         public object owner               # gets on_first_bytes(socket, data), on_crowded(socket) and so on
         list _sockets                     # by descriptor; None: no socket of ours
@@ -38,8 +48,11 @@ cdef class Poller:
         readonly Py_ssize_t half_open     # those of them whose handshake is not over
 
     cdef int _fill_reserve(self) noexcept
+    cdef int _watch_also(self, int operation, Watch watch, uint32_t events) except -1
     cdef int _serve_ready(self) except -1
     cdef int _serve_door(self) except -1
+    cdef int _serve_outcasts(self) except -1
+    cdef bint _serve_stranger(self, epoll_event* event) except -1
     cdef int _serve(self, epoll_event* event) except -1
     cdef int _tell(self, Socket socket, uint32_t events) except -1
     cdef int _enroll(self, Socket socket, int epoll) except -1

@@ -3,6 +3,7 @@
     loop ─(epoll descriptor is readable)─▶ Poller.turn ─┬▶ who is in: the gate, without a call through Python
                                                         ├▶ the door, for a while: accept, a `Socket` each, and
                                                         │    its first bytes to owner.on_first_bytes(socket, data)
+                                                        ├▶ outcasts, now and then
                                                         └▶ end of the turn: what was put off to it, then the ends
 
 A transport of the loop's costs 20 us of CPU from accept to close beside the kernel's share, and 1.1 KB (measured,
@@ -16,7 +17,9 @@ never spins on a listener that it cannot serve; where even the reserve is not to
 
 Who is in goes first. Listeners, and handshakes whose request is not here at once, wait in an epoll instance of their
 own, the door: a turn serves all connections that are ready, and then strangers, one by one, until their share is over
-(ext/pace). So ten thousand of them cost a connection no more than a few do (docs/decisions/0007).
+(ext/pace). So ten thousand of them cost a connection no more than a few do (docs/decisions/0007). Who broke a
+rule is cast out: a megabyte that it is still writing is thirty reads, and there may be hundreds of such peers. What they
+send is dropped for a share of a turn, and then not looked at for a while: the kernel has them wait.
 
 Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
 a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
@@ -42,6 +45,7 @@ cdef extern from "<sys/epoll.h>" nogil:
         EPOLLOUT
         EPOLLERR
         EPOLLHUP
+        EPOLLONESHOT
     int epoll_create1(int flags)
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
@@ -93,12 +97,18 @@ cdef enum:
     CROWDED_MAX = 8
     # Clients taken at once: as many as are served in the time that a turn has for them.
     ACCEPTS_MAX = 4
-    # Shares of a turn (ext/pace) for strangers. With one, what a turn itself costs is a tenth of a handshake more.
+    # Shares of a turn (ext/pace) for strangers while nobody who is in says anything: with one, what a turn itself costs
+    # is a tenth of a handshake more.
     DOOR_SHARES = 2
     ADDRESS_MAX = 46
 
 # A listener is told from a socket by its birth, which no socket has.
 cdef uint32_t LISTENER = 0xFFFFFFFF
+# Seconds after which those who are in count as silent.
+cdef double SILENT_AFTER_S = 1.0
+# How long outcasts are left alone between two shares: so a tenth of the time is theirs, and 30 MB/s alone for the one that
+# an honest client may be.
+cdef double OUTCASTS_PAUSE_S = 0.001
 # How long to leave the listeners alone when there is no descriptor left; the kernel's queue holds who comes.
 cdef double OUT_OF_FILES_PAUSE_S = 0.1
 
@@ -114,6 +124,33 @@ cdef object address_of(sockaddr_storage* address):
     return (<bytes>text).decode("ascii")
 
 
+cdef class Watch:
+    def __cinit__(self):
+        self.fd = epoll_create1(EPOLL_CLOEXEC)
+        if self.fd < 0:
+            raise OSError(errno, os.strerror(errno))
+
+    def __dealloc__(self):
+        if self.fd >= 0:
+            c_close(self.fd)
+
+    cdef epoll_event* next(self) noexcept:
+        """The next event; NULL: there is none. The kernel puts what it told of behind what waits, and what there was no
+        time for comes first in the next turn: so each has its turn."""
+        if self._next == self._end:
+            self._next = 0
+            self._end = max(0, epoll_wait(self.fd, self._told, KNOCKS_MAX, 0))
+            if self._end == 0:
+                return NULL
+        self._next += 1
+        return &self._told[self._next - 1]
+
+    cdef int forget(self) noexcept:
+        """What was told before is no more true; the rest is told again."""
+        self._next = self._end = 0
+        return 0
+
+
 cdef class Poller:
     """`owner.on_first_bytes(socket, data)` gets what a new socket says first. A socket beyond `sockets_max`
     `is_crowded`: it may be answered, not upgraded. Only a few of these may take their time, and the oldest gives way
@@ -124,17 +161,16 @@ cdef class Poller:
 
     def __cinit__(self):
         self._fd = -1
-        self._door = -1
         self._reserve = -1
 
     def __init__(self, loop, Inlet inlet not None, Py_ssize_t sockets_max):
-        cdef epoll_event event
         self._fd = epoll_create1(EPOLL_CLOEXEC)
-        self._door = epoll_create1(EPOLL_CLOEXEC)
-        event.events = EPOLLIN
-        event.data.u64 = <uint64_t>LISTENER << 32 | <uint32_t>self._door
-        if self._fd < 0 or self._door < 0 or epoll_ctl(self._fd, EPOLL_CTL_ADD, self._door, &event) < 0:
+        if self._fd < 0:
             raise OSError(errno, os.strerror(errno))
+        self._door = Watch()
+        self._outcasts = Watch()
+        self._watch_also(EPOLL_CTL_ADD, self._door, EPOLLIN)
+        self._watch_also(EPOLL_CTL_ADD, self._outcasts, EPOLLIN | EPOLLONESHOT)
         self._loop = loop
         self._inlet = inlet
         self._sockets = []
@@ -149,10 +185,16 @@ cdef class Poller:
     def __dealloc__(self):
         if self._fd >= 0:
             c_close(self._fd)
-        if self._door >= 0:
-            c_close(self._door)
         if self._reserve >= 0:
             c_close(self._reserve)
+
+    cdef int _watch_also(self, int operation, Watch watch, uint32_t events) except -1:
+        cdef epoll_event event
+        event.events = events
+        event.data.u64 = <uint64_t>LISTENER << 32 | <uint32_t>watch.fd
+        if epoll_ctl(self._fd, operation, watch.fd, &event) < 0:
+            raise OSError(errno, os.strerror(errno))
+        return 0
 
     cdef int _fill_reserve(self) noexcept:
         """Any descriptor will do; without one more to be had, there is no reserve until the next turn."""
@@ -173,16 +215,15 @@ cdef class Poller:
         self._listeners.append(listener)
         event.events = EPOLLIN
         event.data.u64 = <uint64_t>LISTENER << 32 | <uint32_t><int>listener.fileno()
-        if epoll_ctl(self._door, EPOLL_CTL_ADD, listener.fileno(), &event) < 0:
+        if epoll_ctl(self._door.fd, EPOLL_CTL_ADD, listener.fileno(), &event) < 0:
             raise OSError(errno, os.strerror(errno))
 
     def silence(self, listener):
         """Accept no more from `listener`; it stays its owner's."""
         if listener in self._listeners:
             self._listeners.remove(listener)
-            epoll_ctl(self._door, EPOLL_CTL_DEL, listener.fileno(), NULL)
-            # What was told of it before is no more true; the rest is told again.
-            self._knock = self._knocks = 0
+            epoll_ctl(self._door.fd, EPOLL_CTL_DEL, listener.fileno(), NULL)
+            self._door.forget()
 
     def call_soon(self, callback):
         """At the end of this turn, after all of its reads; without one, as the loop's."""
@@ -196,8 +237,7 @@ cdef class Poller:
         self._in_turn = True
         self._inlet.until = exact_monotonic() + SHARE_US * 1e-6
         try:
-            if self._serve_ready():
-                self._serve_door()
+            self._serve_ready()
         finally:
             try:
                 self._end_turn()
@@ -206,43 +246,68 @@ cdef class Poller:
                 self._fill_reserve()
 
     cdef int _serve_ready(self) except -1:
-        """All who are in. Whether somebody is at the door."""
+        """All who are in, and then the others."""
         cdef:
             epoll_event events[EVENTS_MAX]
             int i
             bint knocked = False
+            bint cast_out = False
         for i in range(epoll_wait(self._fd, events, EVENTS_MAX, 0)):
-            if <uint32_t>(events[i].data.u64 >> 32) == LISTENER:
+            if <uint32_t>(events[i].data.u64 >> 32) != LISTENER:
+                self._serve(&events[i])
+            elif <int>(events[i].data.u64 & 0xFFFFFFFF) == self._door.fd:
                 knocked = True
             else:
-                self._serve(&events[i])
-        return knocked
+                cast_out = True
+        if knocked:
+            # Who is in has its answers before.
+            self._run_soon()
+            self._serve_door()
+        if cast_out:
+            self._serve_outcasts()
+        return 0
 
     cdef int _serve_door(self) except -1:
-        """One event after the other, for a while. The kernel puts what it told of behind what waits, and what there was
-        no time for comes first in the next turn: so each has its turn."""
         cdef:
             epoll_event* event
-            double until = exact_monotonic() + DOOR_SHARES * SHARE_US * 1e-6
-        while True:
-            if self._knock == self._knocks:
-                self._knock = 0
-                self._knocks = epoll_wait(self._door, self._at_door, KNOCKS_MAX, 0)
-                if self._knocks <= 0:
-                    self._knocks = 0
-                    return 0
-            event = &self._at_door[self._knock]
-            self._knock += 1
-            if <uint32_t>(event.data.u64 >> 32) != LISTENER:
-                self._serve(event)
-            else:
-                try:
-                    if not self._accept(<int>(event.data.u64 & 0xFFFFFFFF)):
-                        return 0
-                except Exception as error:
-                    self._report(error)
-            if exact_monotonic() >= until:
-                return 0
+            double now = exact_monotonic()
+            bint is_silent = now - self._inlet.heard_at >= SILENT_AFTER_S
+            double until = now + (DOOR_SHARES if is_silent else 1) * SHARE_US * 1e-6
+        while now < until:
+            event = self._door.next()
+            if event == NULL or not self._serve_stranger(event):
+                break
+            now = exact_monotonic()
+        return 0
+
+    cdef int _serve_outcasts(self) except -1:
+        cdef:
+            epoll_event* event
+            double now = exact_monotonic()
+            double until = now + SHARE_US * 1e-6
+        while now < until:
+            event = self._outcasts.next()
+            if event == NULL:
+                break
+            self._serve(event)
+            now = exact_monotonic()
+        self._loop.call_later(OUTCASTS_PAUSE_S, self._look_at_outcasts)
+        return 0
+
+    def _look_at_outcasts(self):
+        if self._fd >= 0:
+            self._watch_also(EPOLL_CTL_MOD, self._outcasts, EPOLLIN | EPOLLONESHOT)
+
+    cdef bint _serve_stranger(self, epoll_event* event) except -1:
+        """False: there is no descriptor for who comes next."""
+        if <uint32_t>(event.data.u64 >> 32) != LISTENER:
+            self._serve(event)
+            return True
+        try:
+            return self._accept(<int>(event.data.u64 & 0xFFFFFFFF))
+        except Exception as error:
+            self._report(error)
+            return True
 
     cdef int _serve(self, epoll_event* event) except -1:
         cdef:
@@ -348,7 +413,7 @@ cdef class Poller:
         self._tell(socket, EPOLLIN)
         if socket._buried:
             return 0
-        self._enroll(socket, self._door if socket._is_half_open else self._fd)
+        self._enroll(socket, self._door.fd if socket._is_half_open else self._fd)
         if socket.is_crowded and not socket._closing:
             self._crowd.append(socket)
             if not may_wait:
@@ -362,8 +427,8 @@ cdef class Poller:
 
     def _pause(self, int fd):
         """Without a pause the loop would spin on a listener that cannot be served."""
-        epoll_ctl(self._door, EPOLL_CTL_DEL, fd, NULL)
-        self._knock = self._knocks = 0
+        epoll_ctl(self._door.fd, EPOLL_CTL_DEL, fd, NULL)
+        self._door.forget()
         self._loop.call_later(OUT_OF_FILES_PAUSE_S, self._resume, fd)
 
     def _resume(self, int fd):
@@ -446,7 +511,7 @@ cdef class Socket:
         if self._is_half_open:
             self._is_half_open = False
             self._poller.half_open -= 1
-            if self._epoll == self._poller._door and not self._buried:
+            if self._epoll == self._poller._door.fd and not self._buried:
                 self._poller._enroll(self, self._poller._fd)
         if self._is_waiting:
             self._is_waiting = False
@@ -482,6 +547,8 @@ cdef class Socket:
         if size > 0:
             if self._gate is not None:
                 self._gate._pass(<const unsigned char*>memory, size)
+                if self._gate._connection.is_failed and self._epoll == self._poller._fd and not self._buried:
+                    self._poller._enroll(self, self._poller._outcasts.fd)
             elif self._protocol is not None:
                 self._protocol.buffer_updated(size)
             else:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import socket
 from collections.abc import Callable
 from types import TracebackType
@@ -409,6 +410,7 @@ class Edge:
         origins: OriginPolicy | None = None,
         verifier: Any = None,
         compression: Policy | None = None,
+        slice_s: float = math.inf,
     ) -> None:
         self.loop = StillLoop()
         # picows asks for the running loop while its parts are made.
@@ -429,7 +431,7 @@ class Edge:
                 half_open_max=1000,
                 half_open_per_ip_max=1000,
             ),
-            Inlet(buffer_bytes, self.loop.call_soon),
+            Inlet(buffer_bytes, self.loop.call_soon, slice_s),
             lane,
             self.echo,
             self.limits,  # type: ignore[arg-type]

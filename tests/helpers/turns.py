@@ -35,3 +35,9 @@ class Turns:
         soon, self.soon = self.soon, []
         for callback in soon:
             callback()
+
+    def pass_time(self) -> None:
+        """As much as everything takes that is due later."""
+        later, self.later = self.later, []
+        for callback, args in later:
+            callback(*args)
