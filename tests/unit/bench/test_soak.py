@@ -79,6 +79,15 @@ def test_memory_that_grows_after_the_warm_up_is_a_fault_and_before_it_is_none() 
     assert fault.startswith("broker 0 grows: +360.00 MiB an hour")
 
 
+def test_what_wanders_at_rest_below_the_most_that_a_burst_took_is_none() -> None:
+    soak = a_soak()
+    for n in range(20):
+        soak.samples[n] = replace(soak.samples[n], rss={"broker 0": (43 + n) * MIB})
+    assert soak.faults() == []
+    with_last(soak, rss={"broker 0": 63 * MIB})
+    assert len(soak.faults()) == 1
+
+
 def test_a_peak_that_goes_higher_is_a_fault() -> None:
     soak = a_soak()
     for n in range(20):
