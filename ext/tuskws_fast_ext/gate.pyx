@@ -106,21 +106,20 @@ cdef int parse_header(
     return 1 if header.fault or size >= header.size else 0
 
 
-cdef Py_ssize_t count_frames(
-    const unsigned char* data, Py_ssize_t size, uint32_t frame_max, Py_ssize_t* count
-) noexcept nogil:
-    """Add the whole legal frames at `data` to `count`, up to a Close; returns where they end."""
+cdef Py_ssize_t count_frames(const unsigned char* data, Py_ssize_t size, uint32_t frame_max) noexcept nogil:
+    """Whole legal frames at `data`, up to a Close."""
     cdef:
         Header header
         Py_ssize_t at = 0
+        Py_ssize_t count = 0
     while parse_header(data + at, size - at, frame_max, &header) and not header.fault:
         if header.size + header.payload > size - at:
             break
         at += header.size + header.payload
-        count[0] += 1
+        count += 1
         if header.opcode == OP_CLOSE:
             break
-    return at
+    return count
 
 
 cdef void unmask(unsigned char* data, Py_ssize_t size, const unsigned char* mask) noexcept nogil:
@@ -255,8 +254,8 @@ cdef class Gate:
     cdef int _take(self, const unsigned char* data, Py_ssize_t size) except -1:
         """Pay for all frames, look at as many as there is time for; the others rest."""
         cdef:
-            Py_ssize_t used, count = 0
-        count_frames(data, size, self._frame_max, &count)
+            Py_ssize_t used
+            Py_ssize_t count = count_frames(data, size, self._frame_max)
         if count and not self._pay(count):
             return 0
         self._connection.is_greedy = False

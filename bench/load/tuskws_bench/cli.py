@@ -6,6 +6,7 @@ Exit status: 0 a clean run, 1 it ran but something went wrong (loss, refusals, c
 
 from __future__ import annotations
 
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from tuskws_bench.suite import suite
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def main() -> None:
     """Measure a WebSocket server: rate, loss, latency, and what each delivery costs it."""
+    # As by Ctrl-C, so that the servers that were started end as well.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 def execute(kind: Kind, **given: Any) -> None:

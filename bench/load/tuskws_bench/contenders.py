@@ -91,14 +91,20 @@ class Contender:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **self.environment()},
             )
+        try:
+            self._wait()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _wait(self) -> None:
+        assert self._process is not None, "not started"
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self.ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                text = self.log_tail()
-                self.__exit__(None, None, None)
-                raise ContenderError(f"{self.name} did not start:\n{text}")
+                raise ContenderError(f"{self.name} did not start:\n{self.log_tail()}")
             time.sleep(0.02)
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
