@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from helpers.waiting import PATIENCE
 
 from tuskws_fast.protocol.extensions import (
     HEADER_BYTES_MAX,
@@ -184,10 +185,10 @@ def test_parameters_keep_their_order_and_quoted_values_lose_their_quotes() -> No
 @pytest.mark.parametrize("piece", ['"', "\\", ";", ",", " ", "\t", "a", "=", 'a="', 'a="\\"', "; a", " ,\t"])
 def test_no_header_of_a_kibibyte_takes_long(piece: str) -> None:
     value = (piece * HEADER_BYTES_MAX)[:HEADER_BYTES_MAX].encode()
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(20):
         try:
             parse(value)
         except MalformedHeaderError:
             pass
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 0.5 * PATIENCE
