@@ -17,9 +17,9 @@ never spins on a listener that it cannot serve; where even the reserve is not to
 
 Who is in goes first. Listeners, and handshakes whose request is not here at once, wait in an epoll instance of their
 own, the door: a turn serves all connections that are ready, and then strangers, one by one, until their share is over
-(ext/pace). So ten thousand of them cost a connection no more than a few do (docs/decisions/0007). Who broke a
-rule is cast out: a megabyte that it is still writing is thirty reads, and there may be hundreds of such peers. What they
-send is dropped for a share of a turn, and then not looked at for a while: the kernel has them wait.
+(ext/pace). So ten thousand of them cost a connection no more than a few do (docs/decisions/0007). Who broke a rule is
+cast out: a megabyte that it is still writing is thirty reads, and there may be hundreds of such peers. What they send is
+dropped for a share of a turn, and then not looked at for a while: the kernel has them wait.
 
 Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
 a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
@@ -106,8 +106,8 @@ cdef enum:
 cdef uint32_t LISTENER = 0xFFFFFFFF
 # Seconds after which those who are in count as silent.
 cdef double SILENT_AFTER_S = 1.0
-# How long outcasts are left alone between two shares: so a tenth of the time is theirs, and 30 MB/s alone for the one that
-# an honest client may be.
+# How long outcasts are left alone between two shares: so a tenth of the time is theirs. One alone, as an honest client
+# may be, still writes its megabyte in some hundredths of a second.
 cdef double OUTCASTS_PAUSE_S = 0.001
 # How long to leave the listeners alone when there is no descriptor left; the kernel's queue holds who comes.
 cdef double OUT_OF_FILES_PAUSE_S = 0.1
