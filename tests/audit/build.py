@@ -213,7 +213,7 @@ def _install_disk(switches: Switches) -> None:
         return bytes.fromhex(path.read_text()) if path.exists() else boot_id()
 
     broker.Files = lambda: AuditedFiles(switches)
-    journal.SettingsFile = lambda path: AuditedSettings(path, switches)
+    journal.SettingsFile = lambda path, boot: AuditedSettings(path, boot, switches)
     broker.boot_id = boot
 
 

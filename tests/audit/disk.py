@@ -40,8 +40,8 @@ def number_of(path: Path | int) -> str:
 
 
 class AuditedSettings(SettingsFile):
-    def __init__(self, path: Path, switches: Switches) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, boot: bytes, switches: Switches) -> None:
+        super().__init__(path, boot)
         self._disk = switches.directory / SETTINGS
         self._remembers = (switches.directory / "disk").exists()
 

@@ -32,6 +32,8 @@ GRACE_S = 2.0
 # A new broker may hear only after `announce_s` who is gone; the grace comes then.
 REST_S = EngineLimits().announce_s + GRACE_S + 1.0
 KEEP = 100_000
+# All of ten minutes stays: 240 MB, and the journal keeps old history up to four times its own size.
+ROOMY = {"journal_size": "128MiB"}
 # A step that nobody reaches within this time is not waited for any longer.
 STEP_S = 3.0
 
@@ -274,12 +276,11 @@ def plan_for(name: str, seed: int, seconds: float, **changes: Any) -> Plan:
     plan = Plan(name, seed, seconds)
     if name == "workers":
         plan.calm_s, plan.members, plan.rate = 20.0, 20, 100.0
-        # All of ten minutes stays: 240 MB, and the journal keeps old history up to four times its own size.
-        plan.flags = {**plan.flags, "journal_size": "128MiB"}
+        plan.flags = {**plan.flags, **ROOMY}
         plan.demands = [*_WHOLE, Demand("gaps", most=0), Demand("return p99 s", most=3.0)]
         plan.demands += [Demand("latency p99, faults to calm", most=2.0)]
     elif name == "broker":
-        plan.rate = 10.0
+        plan.rate, plan.flags = 10.0, {**plan.flags, **ROOMY}
         plan.demands = [
             *_WHOLE,
             Demand("closed", most=0),

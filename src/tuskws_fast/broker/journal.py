@@ -90,7 +90,7 @@ class Journal:
         self._loop = loop
         self._tell = tell
         self._directory = place.directory / JOURNAL
-        self._settings = SettingsFile(place.directory / FILE)
+        self._settings = SettingsFile(place.directory / FILE, place.boot)
         self._segments: Segments
         self._threads = ThreadPoolExecutor(2, "journal")
         self._awaiting: deque[tuple[int, list[Awaiting]]] = deque()

@@ -81,14 +81,14 @@ def pack_mark(number: int, turn: int) -> bytes:
     return body + crc32c(body).to_bytes(4, "little")
 
 
-def unpack_mark(data: bytes) -> int:
-    """The newest number of the two slots; 0 where neither can be read."""
+def unpack_mark(data: bytes, turn: int | None = None) -> int:
+    """The newest number of the two slots, or of those of this `turn`; 0 where neither can be read."""
     newest = 0
     for at in (0, MARK_SLOT_BYTES):
         body, crc = data[at : at + _MARK.size], data[at + _MARK.size : at + _MARK.size + 4]
         if len(crc) == 4 and crc32c(body) == int.from_bytes(crc, "little"):
-            magic, number, _ = _MARK.unpack(body)
-            if magic == MARK_MAGIC:
+            magic, number, its_turn = _MARK.unpack(body)
+            if magic == MARK_MAGIC and turn in (None, its_turn):
                 newest = max(newest, number)
     return newest
 

@@ -5,8 +5,10 @@ row carries the CRC32C of what it says, and one row the count and the sum of all
 damage, and the reader decides what to be careful about (`broker.keeping`: towards closed doors).
 
 And to SQLite a damaged page of the write-ahead log is the log's end: everything saved behind it is gone without a word.
-So saves are counted, in that one row and in a file of its own, the *mark*, written when they are on the disk (`sync`):
-a database of fewer saves than the mark knows has lost some.
+So saves are counted, in that one row and in a file of its own, the *mark*: a database of fewer saves than the mark
+knows has lost some. It is told of two numbers: which saves are on the disk (`sync`), and, at once, which were made in
+this boot of the machine, whose page cache outlives every process. After another boot only the first counts: power may
+have been lost in between.
 
 SQLite itself syncs its log only when it moves it into the database, every 4 MB. A loss of power took what it liked
 until then: private rooms came back public, with the history that the journal had synced. So `sync` is called after each
@@ -18,6 +20,7 @@ disk does not keep anyone from reading.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from collections.abc import Iterable
@@ -34,6 +37,8 @@ FILE = "settings.db"
 VERSION = 2
 MARK = "settings.mark"
 _TALLY = "\0tally"
+# Where in the mark the saves of this boot are: behind those that are on the disk.
+_MADE_AT = 2 * MARK_SLOT_BYTES
 # Errors of the machine, which say nothing about the file.
 _NOT_NOW = frozenset(
     {
@@ -67,8 +72,10 @@ def _crc(key: str, value: str) -> int:
 
 
 class SettingsFile:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, boot: bytes = b"") -> None:
+        """`boot` as in `storage.format.Header`."""
         self._path = path
+        self._boot = int.from_bytes(boot[:8], "little")
         self._mark = path.with_name(MARK)
         self._saves = 0
         self._synced = 0
@@ -126,7 +133,8 @@ class SettingsFile:
                 self._crcs[key] = crc
         rows, _, saves = tally.rpartition(" ")
         self._saves = int(saves) if saves.isdecimal() else 0
-        marked = self._synced = self._marked()
+        self._synced, made = self._marked()
+        marked = max(self._synced, made)
         missing = rows != self._rows() and bool(self._crcs or tally)
         facts.lost = missing or facts.damaged > 0 or self._saves < marked
         # What is saved from now on must not look older than what was lost.
@@ -137,12 +145,14 @@ class SettingsFile:
         """How many there are and the sum of their checksums: a row that vanished is missed."""
         return f"{VERSION} {len(self._crcs)} {sum(self._crcs.values()) & 0xFFFFFFFF}"
 
-    def _marked(self) -> int:
-        """How many saves the mark knows. One that cannot be read knows none, and is no reason not to serve."""
+    def _marked(self) -> tuple[int, int]:
+        """How many saves the mark knows to be on the disk, and to have been made in this boot. One that cannot be read
+        knows none, and is no reason not to serve."""
         try:
-            return unpack_mark(self._mark.read_bytes())
+            mark = self._mark.read_bytes()
         except OSError:
-            return 0
+            return 0, 0
+        return unpack_mark(mark), unpack_mark(mark[_MADE_AT:], self._boot)
 
     @property
     def unsynced(self) -> bool:
@@ -153,7 +163,7 @@ class SettingsFile:
         `OSError`. The log alone: who opens and closes the database besides SQLite takes its lock from it."""
         saves = self._saves
         self._sync_file(self._path.with_name(self._path.name + "-wal"))
-        self._write_mark(saves)
+        self._write_mark(0, saves, saves)
         self._sync_file(self._path.parent)
         self._synced = max(self._synced, saves)
 
@@ -165,10 +175,10 @@ class SettingsFile:
         finally:
             os.close(fd)
 
-    def _write_mark(self, saves: int) -> None:
+    def _write_mark(self, at: int, saves: int, turn: int) -> None:
         fd = os.open(self._mark, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.pwrite(fd, pack_mark(saves, saves), (saves & 1) * MARK_SLOT_BYTES)
+            os.pwrite(fd, pack_mark(saves, turn), at + (saves & 1) * MARK_SLOT_BYTES)
         finally:
             os.close(fd)
 
@@ -196,6 +206,9 @@ class SettingsFile:
                 connection.rollback()
             raise SettingsError(str(error)) from error
         self._saves += 1
+        # Where that fails it is saved all the same; `sync` writes to the same file, and says so.
+        with contextlib.suppress(OSError):
+            self._write_mark(_MADE_AT, self._saves, self._boot)
 
     def _put(self, connection: sqlite3.Connection, key: str, value: str) -> None:
         self._crcs[key] = _crc(key, value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sqlite3
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from tuskws_fast.storage.settings import FILE, MARK, SettingsError, SettingsFile
 
+BOOT = b"this boot of it."
 FACTS = [("room\nchat", {"creator": "ann"}), ("ban\nchat\nbob", {"until": None}), ("ban\nchat\ncarl", {"until": 1.5})]
 
 
@@ -91,12 +93,14 @@ def test_flipped_bits_never_give_other_facts_and_never_go_unnoticed(path: Path) 
             left.unlink()
 
 
-def test_flipped_bits_in_the_log_of_a_killed_process_lose_no_fact_without_a_word(path: Path) -> None:
-    file = SettingsFile(path)
+@pytest.mark.parametrize("synced", [True, False])
+def test_flipped_bits_in_the_log_of_a_killed_process_lose_no_fact_without_a_word(path: Path, synced: bool) -> None:
+    file = SettingsFile(path, BOOT)
     file.open()
     for fact in FACTS:
         file.save([fact])
-    file.sync()
+    if synced:
+        file.sync()
     log, mark = path.with_name(FILE + "-wal"), path.with_name(MARK)
     files = {each: each.read_bytes() for each in (path, log, mark)}
     chance = random.Random(6)
@@ -110,18 +114,40 @@ def test_flipped_bits_in_the_log_of_a_killed_process_lose_no_fact_without_a_word
             if each == victim:
                 data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
             (place / each.name).write_bytes(data)
-        found = SettingsFile(place / FILE)
+        found = SettingsFile(place / FILE, BOOT)
         facts = found.open()
         assert facts.lost or facts.values == dict(FACTS)
         lost += facts.lost
         # Told once, and then what is saved counts again.
         found.save([("room\nother", {})])
         found.close()
-        again = SettingsFile(place / FILE)
+        again = SettingsFile(place / FILE, BOOT)
         assert not again.open().lost
         again.close()
     assert lost > 50
     file.close()
+
+
+def test_what_a_loss_of_power_took_before_it_was_synced_is_no_damage(path: Path) -> None:
+    file = SettingsFile(path, BOOT)
+    file.open()
+    file.save(FACTS[:1])
+    file.sync()
+    left = path.parent / "left"
+    left.mkdir()
+    log = path.with_name(FILE + "-wal")
+    for each in (path, log):
+        (left / each.name).write_bytes(each.read_bytes())
+    file.save(FACTS[1:])
+    (left / MARK).write_bytes(path.with_name(MARK).read_bytes())
+    file.close()
+    for boot, lost in ((BOOT, True), (bytes(16), False)):
+        place = path.parent / boot.hex()
+        shutil.copytree(left, place)
+        found = SettingsFile(place / FILE, boot)
+        facts = found.open()
+        assert (facts.values, facts.lost) == (dict(FACTS[:1]), lost)
+        found.close()
 
 
 def test_mark_that_cannot_be_written_is_an_error_and_is_made_good_by_the_next_sync(path: Path) -> None:
