@@ -26,7 +26,6 @@ cdef class Inlet:
         readonly object view             # what every get_buffer returns: made once a worker
         double until                     # monotonic seconds: until then a read may take more than one slice
         double heard_at                  # coarse monotonic seconds: when somebody who is in last said something
-        double _slice_s
         object _call_soon
         object _resting                  # gates with whole frames that nobody has looked at
         bint _is_scheduled

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import socket
 from collections.abc import Callable
 from types import TracebackType
@@ -410,7 +409,6 @@ class Edge:
         origins: OriginPolicy | None = None,
         verifier: Any = None,
         compression: Policy | None = None,
-        slice_s: float = math.inf,
     ) -> None:
         self.loop = StillLoop()
         # picows asks for the running loop while its parts are made.
@@ -431,7 +429,7 @@ class Edge:
                 half_open_max=1000,
                 half_open_per_ip_max=1000,
             ),
-            Inlet(buffer_bytes, self.loop.call_soon, slice_s),
+            Inlet(buffer_bytes, self.loop.call_soon),
             lane,
             self.echo,
             self.limits,  # type: ignore[arg-type]

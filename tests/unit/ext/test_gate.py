@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import pytest
@@ -153,7 +152,7 @@ def test_text_is_judged_over_fragments_that_cut_its_characters(line: Line) -> No
 # -- slices ------------------------------------------------------------------------------------------------------------
 
 SLICE_FRAMES = 64
-LOOK_EVERY = 16
+SLICE_FRAMES_GREEDY = 16
 SLICE_BYTES = 1 << 14
 
 
@@ -176,20 +175,14 @@ class Turns:
 
 
 @pytest.fixture
-def slice_s() -> float:
-    """How long a slice may take: as long as it does."""
-    return math.inf
-
-
-@pytest.fixture
-def busy_edge(slice_s: float) -> Iterator[tuple[Edge, list[Talker]]]:
+def busy_edge() -> Iterator[tuple[Edge, list[Talker]]]:
     talkers: list[Talker] = []
 
     def new_session(address: str) -> Talker:
         talkers.append(Talker())
         return talkers[-1]
 
-    with Edge(new_session, FRAME_MAX, buffer_bytes=1 << 16, slice_s=slice_s) as made:
+    with Edge(new_session, FRAME_MAX, buffer_bytes=1 << 16) as made:
         yield made, talkers
 
 
@@ -241,20 +234,12 @@ def test_who_sends_more_than_it_may_has_smaller_slices(turns: Turns) -> None:
 
     turns.talker.on_message = refuse  # type: ignore[method-assign]
     turns.say(*range(100))
-    assert turns.heard() == list(range(LOOK_EVERY))
+    assert turns.heard() == list(range(SLICE_FRAMES_GREEDY))
     turns.end_all()
     assert turns.heard() == list(range(100))
     turns.talker.on_message = hear  # type: ignore[method-assign]
     turns.say(*range(100, 200))
     assert turns.heard() == list(range(100 + SLICE_FRAMES)), "it is forgotten with the next read"
-
-
-@pytest.mark.parametrize("slice_s", [0.0])
-def test_who_sends_what_is_dear_has_smaller_slices_as_well(turns: Turns) -> None:
-    turns.say(*range(100))
-    assert turns.heard() == list(range(LOOK_EVERY))
-    turns.end_all()
-    assert turns.heard() == list(range(100))
 
 
 def test_a_window_of_messages_is_one_slice(turns: Turns) -> None:
