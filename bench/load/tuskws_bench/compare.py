@@ -57,7 +57,7 @@ def setting_flags() -> list[click.Option]:
 def compare_flags() -> list[click.Option]:
     return [
         flags.flag("--with", "wanted", default=",".join(CONTENDERS), help="Who takes part, in this order."),
-        flags.flag("--variant", "variants", multiple=True, help="Ours with these flags too, as '--room-tick 0'."),
+        flags.flag("--variant", "variants", multiple=True, help="Ours with these flags too, as '--data-dir journal'."),
         flags.flag("--baseline", default=OURS, help="Ratios are to this one."),
         flags.flag("--runs", default=3, help="Runs of each; the median counts."),
         flags.flag("--repeats", default=3, help="Runs more, at most, of one that other programs disturbed."),

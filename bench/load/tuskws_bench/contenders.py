@@ -161,8 +161,12 @@ class OurServer(Contender):
         tls: bool = False,
         data_dir: str | Path = "none",
     ) -> None:
-        """`data_dir`: where it does not begin with a slash, below a folder that is removed in the end."""
+        """`data_dir`, also among the flags: where it does not begin with a slash, below a folder that is removed in the
+        end, so that no run begins with what another left."""
         super().__init__(cores)
+        if "--data-dir" in flags:
+            at = flags.index("--data-dir")
+            data_dir, flags = flags[at + 1], (*flags[:at], *flags[at + 2 :])
         self.name = f"tuskws-fast, {workers} worker{'s' if workers > 1 else ''}"
         self._workers = workers
         self._flags = flags

@@ -7,7 +7,7 @@ import pytest
 from helpers.bench_runs import a_run
 from rich.console import Console
 from tuskws_bench import compare
-from tuskws_bench.contenders import CONTENDERS, Setting
+from tuskws_bench.contenders import CONTENDERS, OurServer, Setting
 from tuskws_bench.plan import PlanError, Scenario
 from tuskws_bench.result import Result, compose
 
@@ -106,6 +106,14 @@ def test_servers_and_load_have_cores_of_their_own_unless_told_otherwise():
     assert (setting.cores, given["cores"]) == ((0,), "1,2")
     setting, given = compare.setting_of(flags(no_pin=True, server_cores="0", cores="1"))
     assert (setting.cores, given["cores"]) == ((), "")
+
+
+def test_where_a_variant_stores_is_its_own_unless_it_is_said_outright():
+    for place, at_the_end in (("journal", "journal"), ("/tmp/kept", "/tmp/kept"), ("none", "none")):
+        command = OurServer(flags=("--pin", "--data-dir", place, "--room-tick", "0")).command()
+        assert command.count("--data-dir") == 1
+        assert command[command.index("--data-dir") + 1].endswith(at_the_end)
+        assert command[-3:] == ["--pin", "--room-tick", "0"]
 
 
 def test_a_variant_is_our_server_with_more_flags():
