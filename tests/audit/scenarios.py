@@ -32,8 +32,8 @@ GRACE_S = 2.0
 # A new broker may hear only after `announce_s` who is gone; the grace comes then.
 REST_S = EngineLimits().announce_s + GRACE_S + 1.0
 KEEP = 100_000
-# All of ten minutes stays: 240 MB, and the journal keeps old history up to four times its own size.
-ROOMY = {"journal_size": "128MiB"}
+# All of ten minutes stays: 240 MB, and what snapshots say of it again.
+ROOMY = {"journal_size": "1GiB"}
 # A step that nobody reaches within this time is not waited for any longer.
 STEP_S = 3.0
 
