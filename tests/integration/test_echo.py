@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -41,9 +42,16 @@ def statuses(server: RunningServer, count: int) -> list[bytes]:
 @pytest.fixture
 def echo(server: RunningServer) -> Iterator[RawClient]:
     """It reads little by little. Those before it may still be on their way out."""
-    wait_until(lambda: statuses(server, 1) == [b"101"], "room for an echo")
-    with RawClient(server.port, "/echo", receive_buffer=4096) as client:
-        yield client
+    clients: list[RawClient] = []
+
+    def is_in() -> bool:
+        clients.append(RawClient(server.port, "/echo", receive_buffer=4096))
+        return clients[-1].response.split()[1] == b"101"
+
+    with contextlib.ExitStack() as stack:
+        stack.callback(lambda: [client.close() for client in clients])
+        wait_until(is_in, "room for an echo")
+        yield clients[-1]
 
 
 def test_a_message_may_be_as_long_as_said_and_no_longer(echo: RawClient) -> None:
