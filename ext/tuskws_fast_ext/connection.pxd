@@ -22,6 +22,9 @@ cdef class FlushPoint:
         readonly set blocked              # connections whose socket is full: the owner watches their age
         readonly set closing              # connections that owe us the end of the closing handshake
         set owing                         # connections that are owed a pong
+        list _late                        # connections whose time was over at `_looked_at`
+        double _looked_at
+        double _age_max_s
         readonly Pace pace
         public Pings pings                # answers pings without their session; None: nobody does
         readonly Py_ssize_t queue_bytes_max
@@ -37,6 +40,8 @@ cdef class FlushPoint:
         readonly unsigned long long protocol_errors
 
     cdef int mark(self, Connection connection) except -1
+    cdef bint _is_stuck(self, Connection connection) except -1
+    cdef bint _owes_close(self, Connection connection) except -1
     cdef int _flush_together(self, list dirty) except -1
     cdef int _submit(self, PyObject** together, int* results, int n) except -1
 
@@ -72,7 +77,7 @@ cdef class Connection:
         readonly bint batch               # hello {batch: true}
         object resting                    # the gate that holds frames back until others had their turn; None: it does not
         readonly bint is_paused           # its session wants nothing more of it for now
-        public bint is_greedy             # it was refused something for sending more than it may
+        public bint is_publishing         # of what it sent just now, something is on its way to others
         bint is_tls
         bint is_dirty
         bint is_blocked                   # the transport holds bytes of ours: nothing may be written past them

@@ -50,7 +50,7 @@ class Connection:
     queued_messages: int
     batch: bool
     is_closing: bool
-    is_greedy: bool
+    is_publishing: bool
     is_failed: bool
     is_lost: bool
     peer_code: int

@@ -24,7 +24,7 @@ from libc.errno cimport EAGAIN, EINTR, ENOBUFS, ENOMEM, errno
 from tuskws_fast_ext.deflate cimport Compression
 from tuskws_fast_ext.frame cimport Feed, Frame, control_frame
 from tuskws_fast_ext.message cimport MessageReader, Verdict
-from tuskws_fast_ext.pace cimport Pace, charge, is_over, monotonic
+from tuskws_fast_ext.pace cimport SHARE_US, Pace, charge, exact_monotonic, is_over, monotonic
 from tuskws_fast_ext.pings cimport Caller
 from tuskws_fast_ext.utf8 cimport Utf8State, utf8_complete, utf8_feed, utf8_start
 
@@ -150,6 +150,7 @@ cdef class FlushPoint:
         self.dirty = []
         self.blocked = set()
         self.closing = set()
+        self._late = []
         self.queue_bytes_max = queue_bytes_max
         self.queue_messages_max = queue_messages_max
 
@@ -245,12 +246,38 @@ cdef class FlushPoint:
         for connection in list(self.owing):
             if not connection.is_blocked:
                 connection._pay_pong()
-        for connection in list(self.blocked):
-            if now - connection.blocked_since > age_max_s:
-                connection._be_slow(True)
-        for connection in list(self.closing):
-            if now > connection.deadline:
+        self._looked_at = now
+        self._age_max_s = age_max_s
+        self._late = [
+            each
+            for each in self.blocked | self.closing
+            if self._is_stuck(<Connection>each) or self._owes_close(<Connection>each)
+        ]
+        self._end_late()
+
+    cdef bint _is_stuck(self, Connection connection) except -1:
+        return connection in self.blocked and self._looked_at - connection.blocked_since > self._age_max_s
+
+    cdef bint _owes_close(self, Connection connection) except -1:
+        return connection in self.closing and self._looked_at > connection.deadline
+
+    def _end_late(self):
+        """For a while; an attack leaves a thousand of them, which take 10 ms. The others have their turn when the loop
+        comes round."""
+        cdef:
+            Connection connection
+            double until = exact_monotonic() + SHARE_US * 1e-6
+        while self._late:
+            connection = self._late.pop()
+            # It may have moved on meanwhile.
+            if self._owes_close(connection):
                 connection.abort()
+            elif self._is_stuck(connection):
+                connection._be_slow(True)
+            if exact_monotonic() >= until:
+                break
+        if self._late:
+            self.call_soon(self._end_late)
 
     def shed(self, Py_ssize_t size):
         """Cut off connections that do not read, who has most waiting first, until `size` bytes are let go; how many
@@ -378,7 +405,6 @@ cdef class Connection:
         pong = Frame.control(OP_PONG, data[:size])
         if not is_over(taken) and not self.is_blocked:
             return self.queue(pong)
-        self.is_greedy = True
         pace.pongs_spared += self.pong is not None
         self.pong = pong
         self.point.owing.add(self)

@@ -41,13 +41,14 @@ cdef enum:
     # The largest message that an honest client may be writing when it broke a rule; many read nothing before they have
     # written it. Reading more than that is only work.
     DISCARD_MAX = 1 << 24
-    # What is looked at in one go: some 300 us of work at most, as is the longest message by itself. A publisher's window
-    # (64 is the usual one) stays in one piece: it leaves for the broker, and for each member, as one. A slice that
-    # ended by the clock, after 0.15 ms, cut windows in two, and a third off what a large room is sent.
+    # What is looked at in one go at most. Of publications so many: a publisher's window (64 is the usual one) stays in
+    # one piece, for it leaves for the broker, and for each member, as one.
     SLICE_FRAMES = 64
     SLICE_BYTES = 1 << 14
-    # Of who sends more than it may: each of its frames is answered by a refusal, which costs as much as a service.
-    SLICE_FRAMES_GREEDY = 16
+    # Of all else, refusals among it, as many of these as fit into SLICE_US; 64 of them would be up to a millisecond. (If
+    # the clock ended publications too, it cut windows in two, and a third off what a large room is sent.)
+    RUN_FRAMES = 8
+    SLICE_US = 50
 
 
 cdef int parse_header(
@@ -254,7 +255,6 @@ cdef class Gate:
             Py_ssize_t count = count_frames(data, size, self._frame_max)
         if count and not self._pay(count):
             return 0
-        self._connection.is_greedy = False
         used = self._scan(data, size)
         if used < size and not self._ended:
             self._rest = bytearray((<const char*>data)[used:size])
@@ -359,6 +359,9 @@ cdef class Gate:
             Py_ssize_t whole
             Py_ssize_t slice_at = 0
             Py_ssize_t slice_frames = 0
+            double slice_began = exact_monotonic()
+            double now
+            bint is_full
         while at < size:
             if not parse_header(data + at, size - at, self._frame_max, &header):
                 break
@@ -371,17 +374,21 @@ cdef class Gate:
             whole = header.size + header.payload
             if whole > size - at:
                 break
-            if slice_frames and slice_frames % SLICE_FRAMES_GREEDY == 0 or at - slice_at >= SLICE_BYTES:
+            is_full = slice_frames == SLICE_FRAMES or at - slice_at >= SLICE_BYTES
+            if is_full or slice_frames and slice_frames % RUN_FRAMES == 0:
+                self._connection.is_publishing = False
                 self._parse(data + run, at - run, count)
                 if self._ended:
                     return size
                 run = at
                 count = 0
-                if self._connection.is_greedy or slice_frames == SLICE_FRAMES or at - slice_at >= SLICE_BYTES:
-                    if exact_monotonic() >= self._inlet.until:
+                now = exact_monotonic()
+                if is_full or not self._connection.is_publishing and now >= slice_began + SLICE_US * 1e-6:
+                    if now >= self._inlet.until:
                         return at
                     slice_at = at
                     slice_frames = 0
+                    slice_began = now
             slice_frames += 1
             if whole > PICOWS_FRAME_MAX or header.opcode == OP_CLOSE:
                 self._parse(data + run, at - run, count)

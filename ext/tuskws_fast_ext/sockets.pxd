@@ -12,19 +12,19 @@ cdef extern from "<sys/epoll.h>" nogil:
 
 
 cdef enum:
-    KNOCKS_MAX = 16
+    TOLD_MAX = 16
 
 
 cdef class Watch:
     """An epoll instance of those who wait for a share of a turn."""
     cdef:
         int fd
-        epoll_event _told[KNOCKS_MAX]     # what the kernel told,
+        epoll_event _told[TOLD_MAX]       # what the kernel told,
         int _next                         # from here on
         int _end                          # to here, and there was no time for yet
 
     cdef epoll_event* next(self) noexcept
-    cdef int forget(self) noexcept
+    cdef void forget(self) noexcept
 
 
 cdef class Poller:
@@ -52,13 +52,13 @@ cdef class Poller:
     cdef int _serve_ready(self) except -1
     cdef int _serve_door(self) except -1
     cdef int _serve_outcasts(self) except -1
-    cdef bint _serve_stranger(self, epoll_event* event) except -1
+    cdef bint _serve_stranger(self, epoll_event* event, double until) except -1
     cdef int _serve(self, epoll_event* event) except -1
     cdef int _tell(self, Socket socket, uint32_t events) except -1
     cdef int _enroll(self, Socket socket, int epoll) except -1
-    cdef bint _accept(self, int listener) except -1
+    cdef bint _accept(self, int listener, double until) except -1
     cdef int _accept_by_reserve(self, int listener, int error) except -1
-    cdef int _welcome(self, Socket socket, bint may_wait) except -1
+    cdef int _welcome(self, Socket socket, bint hear, bint may_wait) except -1
     cdef Socket _take(self, int fd, object address, bint is_crowded)
     cdef int _bury(self, Socket socket) except -1
     cdef bint _reap(self) except -1

@@ -139,16 +139,15 @@ cdef class Watch:
         time for comes first in the next turn: so each has its turn."""
         if self._next == self._end:
             self._next = 0
-            self._end = max(0, epoll_wait(self.fd, self._told, KNOCKS_MAX, 0))
+            self._end = max(0, epoll_wait(self.fd, self._told, TOLD_MAX, 0))
             if self._end == 0:
                 return NULL
         self._next += 1
         return &self._told[self._next - 1]
 
-    cdef int forget(self) noexcept:
+    cdef void forget(self) noexcept:
         """What was told before is no more true; the rest is told again."""
         self._next = self._end = 0
-        return 0
 
 
 cdef class Poller:
@@ -268,6 +267,7 @@ cdef class Poller:
         return 0
 
     cdef int _serve_door(self) except -1:
+        """One stranger after the other, for a while."""
         cdef:
             epoll_event* event
             double now = exact_monotonic()
@@ -275,12 +275,13 @@ cdef class Poller:
             double until = now + (DOOR_SHARES if is_silent else 1) * SHARE_US * 1e-6
         while now < until:
             event = self._door.next()
-            if event == NULL or not self._serve_stranger(event):
+            if event == NULL or not self._serve_stranger(event, until):
                 break
             now = exact_monotonic()
         return 0
 
     cdef int _serve_outcasts(self) except -1:
+        """Some of them, and no more until `_look_at_outcasts`: the kernel tells of them once (EPOLLONESHOT)."""
         cdef:
             epoll_event* event
             double now = exact_monotonic()
@@ -298,13 +299,13 @@ cdef class Poller:
         if self._fd >= 0:
             self._watch_also(EPOLL_CTL_MOD, self._outcasts, EPOLLIN | EPOLLONESHOT)
 
-    cdef bint _serve_stranger(self, epoll_event* event) except -1:
+    cdef bint _serve_stranger(self, epoll_event* event, double until) except -1:
         """False: there is no descriptor for who comes next."""
         if <uint32_t>(event.data.u64 >> 32) != LISTENER:
             self._serve(event)
             return True
         try:
-            return self._accept(<int>(event.data.u64 & 0xFFFFFFFF))
+            return self._accept(<int>(event.data.u64 & 0xFFFFFFFF), until)
         except Exception as error:
             self._report(error)
             return True
@@ -365,10 +366,11 @@ cdef class Poller:
         self._loop.call_exception_handler({"message": "serving a socket fails", "exception": error})
         return 0
 
-    cdef bint _accept(self, int listener) except -1:
+    cdef bint _accept(self, int listener, double until) except -1:
         """Take some clients, and then hear them: most requests come some microseconds behind their connection, and one
-        that is here by then costs one event less and is never filed as unfinished. False: there was no descriptor for
-        one of them, and who comes next has to wait for the next turn."""
+        that is here by then costs one event less and is never filed as unfinished. Who there is no time for any more is
+        heard in another turn. False: there was no descriptor for one of them, and who comes next has to wait for the
+        next turn."""
         cdef:
             sockaddr_storage address
             socklen_t size
@@ -388,7 +390,7 @@ cdef class Poller:
                 self._report(OSError(errno, os.strerror(errno)))
             break
         for socket in fresh:
-            self._welcome(<Socket>socket, True)
+            self._welcome(<Socket>socket, exact_monotonic() < until, True)
         return may_go_on
 
     cdef int _accept_by_reserve(self, int listener, int error) except -1:
@@ -403,14 +405,15 @@ cdef class Poller:
             self._reserve = -1
             fd = accept4(listener, <sockaddr*>&address, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
         if fd >= 0:
-            self._welcome(self._take(fd, address_of(&address), True), False)
+            self._welcome(self._take(fd, address_of(&address), True), True, False)
         else:
             self._pause(listener)
         return 0
 
-    cdef int _welcome(self, Socket socket, bint may_wait) except -1:
-        """Hear a new socket, and have it watched for more."""
-        self._tell(socket, EPOLLIN)
+    cdef int _welcome(self, Socket socket, bint hear, bint may_wait) except -1:
+        """Hear a new socket, if there is time, and have it watched for more."""
+        if hear:
+            self._tell(socket, EPOLLIN)
         if socket._buried:
             return 0
         self._enroll(socket, self._door.fd if socket._is_half_open else self._fd)

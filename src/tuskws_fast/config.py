@@ -405,6 +405,13 @@ class Performance:
         least=4096,
         most=16 * 1024**2,
     )
+    receive_buffer: int = option(
+        512 * 1024,
+        Kind.SIZE,
+        "Bytes that the kernel takes from a client ahead of the worker (SO_RCVBUF); 0 leaves it to the kernel.",
+        least=0,
+        most=2**30,
+    )
     queue_bytes_max: int = option(1024**2, Kind.SIZE, "Bytes that may wait for one slow connection.", least=1024)
     queue_messages_max: int = option(1000, Kind.COUNT, "Messages that may wait for one slow connection.", least=1)
     queue_age_max: float = option(

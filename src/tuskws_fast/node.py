@@ -34,7 +34,12 @@ from tuskws_fast.storage.keys import ticket_key
 from tuskws_fast.supervisor.child import ChildContext, ChildMain, set_name
 from tuskws_fast.supervisor.control import PACKET_BYTES_MAX
 from tuskws_fast.supervisor.cores import Cores, allowed_cores, cpu_quota
-from tuskws_fast.supervisor.listeners import inherited_listeners, open_listeners, shown_address
+from tuskws_fast.supervisor.listeners import (
+    bound_receive_buffers,
+    inherited_listeners,
+    open_listeners,
+    shown_address,
+)
 from tuskws_fast.supervisor.memory import MemorySizes, NodeMemory
 from tuskws_fast.supervisor.notify import Notifier
 from tuskws_fast.supervisor.operators import OperatorSocket, default_path
@@ -82,6 +87,7 @@ def _run(config: Config, app: object | None, reread: Callable[[], Config] | None
     notifier = Notifier(os.environ)
     inherited = inherited_listeners(os.environ, processes.workers)
     listeners = inherited or open_listeners(server.host, server.port, processes.workers, server.backlog)
+    bound_receive_buffers(listeners, performance.receive_buffer)
     if account is not None:
         become(account)
     # Not before the port is ours: until here an embedding program may go on with something else.

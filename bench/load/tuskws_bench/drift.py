@@ -4,8 +4,7 @@ Samples that follow each other are alike: an allocator keeps what it took once, 
 each other, and the usual interval would be too narrow; it is widened by what their correlation takes from the number of
 samples. With few samples, Student's quantile stands for the normal one.
 
-    holds    the slope's 95 % interval reaches down to 0, or all that was gained is less than NOISE of the figure, or
-             than `step`, in what the figure comes
+    holds    the slope's 95 % interval reaches down to 0, or all that was gained is less than NOISE of the figure
 
 NOISE is for steps that are real and no leak: one object of 16 bytes for each of a million connections is 16 MB.
 """
@@ -32,11 +31,10 @@ class Drift(NamedTuple):
     mean: float
     gained: float
     samples: int
-    step: float
 
     @property
     def holds(self) -> bool:
-        return self.low <= 0 or self.gained <= max(NOISE * self.mean, self.step)
+        return self.low <= 0 or self.gained <= NOISE * self.mean
 
 
 def student(freedom: int) -> float:
@@ -48,7 +46,7 @@ def student(freedom: int) -> float:
     return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
-def drift(xs: Sequence[float], ys: Sequence[float], step: float = 0.0) -> Drift:
+def drift(xs: Sequence[float], ys: Sequence[float]) -> Drift:
     """Raises `ValueError` for fewer samples than make a line with an error."""
     n = len(xs)
     if n < SAMPLES_MIN or len(ys) != n:
@@ -64,4 +62,4 @@ def drift(xs: Sequence[float], ys: Sequence[float], step: float = 0.0) -> Drift:
     alike = min(max(alike, 0.0), 0.95)
     widened = math.sqrt((1 + alike) / (1 - alike))
     error = student(n - 2) * widened * math.sqrt(squares / (n - 2) / spread)
-    return Drift(slope, slope - error, slope + error, mean_y, slope * (max(xs) - min(xs)), n, step)
+    return Drift(slope, slope - error, slope + error, mean_y, slope * (max(xs) - min(xs)), n)

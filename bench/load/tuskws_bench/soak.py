@@ -9,15 +9,16 @@ So all samples are of the same situation, and what differs is what was kept. Tim
 are seconds here, or each wait would be as long. The verdict:
 
     gauges      after each round what they were before the first; the rings empty; descriptors as after the warm-up
-    memory      what each process has allocated at rest, and the most that it ever took from the kernel, do not grow
-                after the warm-up (`drift`); nor does its RSS at rest, above what it had taken at most by then
+    memory      what each process has allocated at rest, its RSS, the PSS of all, and the most that each took in a
+                round do not grow after the warm-up (`drift`)
     counters    those that must stay 0 did; nothing was lost, doubled or out of order
 
 What is allocated (blocks of Python's allocator) is exact to some hundreds: one object kept of a hundred connections
-shows. RSS is what an operator sees. It comes in arenas of a mebibyte, of which Python's allocator gives back only whole
-ones: any number that is counted up in a burst holds one until the next. With the same blocks, to within 200 of 165,752,
-a broker had 82 to 97 MiB in one run and 104 in another; of 48 arenas in use, 21 MiB were pools with nothing in them
-(`sys._debugmallocstats`). So it wanders at rest, below the most that a burst took. With a leak each burst goes higher.
+shows. RSS is what an operator sees; it also has the holes that bursts leave between things that stay. Python's
+allocator gives back only whole arenas of a mebibyte, and any number that is counted up in a burst holds one until the
+next: with the same blocks, to within 200 of 165,752, a broker had 82 to 97 MiB in one run and 104 in another, and of 48
+arenas in use 21 MiB were pools with nothing in them (`sys._debugmallocstats`). It wanders below the most that a burst
+took, and so the peak of each round is asked as well (the most ever could only rise): with a leak each goes higher.
 
 All clients are guests, of whom nothing is left when their tickets are over. The journal's size is asked to stay below
 its bound and not to return.
@@ -50,8 +51,6 @@ from tuskws_fast.metrics import GAUGES, Metric
 from tuskws_fast.supervisor.stats import read_stats
 
 MIB = 1024 * 1024
-# What a process takes from the kernel comes in arenas: two of these are a step, and not a slope.
-STEP = 2 * MIB
 FLAGS = {
     "leave-grace": "1s",
     "keep-alive-timeout": "1s",
@@ -129,8 +128,8 @@ class Soak:
         return self.samples[int(len(self.samples) * WARM_UP) :]
 
     def peaks(self) -> dict[str, Drift]:
-        """By the hour, what each process has ever taken. Empty where there are too few samples for any."""
-        return self._drifts(lambda sample: sample.peak, STEP)
+        """By the hour, what each process took at most in a round. Empty where there are too few samples for any."""
+        return self._drifts(lambda sample: sample.peak)
 
     def allocated(self) -> dict[str, Drift]:
         """The same of the blocks that it has at rest."""
@@ -138,25 +137,15 @@ class Soak:
 
     def at_rest(self) -> dict[str, Drift]:
         """The same of what it has from the kernel at rest."""
-        return self._drifts(lambda sample: sample.rss, STEP)
+        return self._drifts(lambda sample: {**sample.rss, "PSS of all": sample.pss})
 
-    def shared(self) -> Drift | None:
-        """The same of all processes, each page once: shared ones become a process's own when it writes to them."""
-        return self._drifts(lambda sample: {"PSS": sample.pss}, STEP).get("PSS")
-
-    def _drifts(self, figures: Callable[[Sample], dict[str, int]], step: float = 0.0) -> dict[str, Drift]:
+    def _drifts(self, figures: Callable[[Sample], dict[str, int]]) -> dict[str, Drift]:
         samples = self.measured
         if len(samples) < SAMPLES_MIN:
             return {}
         hours = [sample.at_s / 3600 for sample in samples]
         rows = [figures(sample) for sample in samples]
-        return {name: drift(hours, [row[name] for row in rows], step) for name in rows[0]}
-
-    def outgrown(self, name: str) -> bool:
-        """Whether this process has more at rest now than it had at most by the end of the warm-up."""
-        samples = self.measured
-        latest = samples[-max(1, len(samples) // 4) :]
-        return max(sample.rss[name] for sample in latest) > samples[0].peak[name] + STEP
+        return {name: drift(hours, [row[name] for row in rows]) for name in rows[0]}
 
     def faults(self) -> list[str]:
         found = list(self.problems)
@@ -179,11 +168,7 @@ class Soak:
         found += [f"{name} is {self.totals[name]}" for name in STAY_ZERO if self.totals[name]]
         if self.restarts:
             found.append(f"{self.restarts} processes died")
-        found += [
-            f"{name} grows: {in_mib(each)}"
-            for name, each in self.at_rest().items()
-            if not each.holds and self.outgrown(name)
-        ]
+        found += [f"{name} grows: {in_mib(each)}" for name, each in self.at_rest().items() if not each.holds]
         found += [f"{name} peaks higher: {in_mib(each)}" for name, each in self.peaks().items() if not each.holds]
         found += [f"{name} allocates: {in_blocks(each)}" for name, each in self.allocated().items() if not each.holds]
         return found
@@ -199,7 +184,6 @@ class Soak:
             "baseline": self.baseline,
             "peaks": {name: each._asdict() for name, each in self.peaks().items()},
             "at_rest": {name: each._asdict() for name, each in self.at_rest().items()},
-            "shared": each._asdict() if (each := self.shared()) else None,
             "allocated": {name: each._asdict() for name, each in self.allocated().items()},
             "samples": [
                 {
@@ -250,7 +234,7 @@ class Node:
             at_s=time.monotonic() - self._began_s,
             blocks={each["name"]: int(each["blocks"]) for each in processes if each["blocks"]},
             rss={each["name"]: int(each["rss"]) for each in processes},
-            peak={name: peak_bytes(pid) for name, pid in pids.items()},
+            peak={name: take_peak(pid) for name, pid in pids.items()},
             files={name: files_open(pid) for name, pid in pids.items()},
             pss=sum(int(each["pss"]) for each in processes),
             waiting=waiting_in_rings(pids["supervisor"]),
@@ -268,9 +252,11 @@ class Node:
             time.sleep(LOOK_S)
 
 
-def peak_bytes(pid: int) -> int:
-    """The most that a process has ever had from the kernel."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+def take_peak(pid: int) -> int:
+    """The most that a process has had from the kernel since the last time (proc(5), `clear_refs`)."""
+    process = Path(f"/proc/{pid}")
+    lines = (process / "status").read_text().splitlines()
+    (process / "clear_refs").write_text("5")
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
@@ -377,23 +363,16 @@ def verdict(found: Soak) -> Table:
     table = Table(title="Memory after the warm-up", title_justify="left")
     for name in ("", "", "mean", "slope, 95 %", "verdict"):
         table.add_column(name)
-    rows = [
-        ("at most", name, f"{each.mean / MIB:.1f} MiB", in_mib(each), each.holds)
-        for name, each in found.peaks().items()
+    rows = [("at most", name, in_mib(each), f"{each.mean / MIB:.1f} MiB", each) for name, each in found.peaks().items()]
+    rows += [
+        ("at rest", name, in_mib(each), f"{each.mean / MIB:.1f} MiB", each) for name, each in found.at_rest().items()
     ]
     rows += [
-        ("at rest", name, f"{each.mean / MIB:.1f} MiB", in_mib(each), each.holds or not found.outgrown(name))
-        for name, each in found.at_rest().items()
+        ("at rest", name, in_blocks(each), f"{each.mean:,.0f} blocks", each) for name, each in found.allocated().items()
     ]
-    rows += [
-        ("at rest", name, f"{each.mean:,.0f} blocks", in_blocks(each), each.holds)
-        for name, each in found.allocated().items()
-    ]
-    for when, name, mean, slope, holds in rows:
-        verdict = "does not grow" if holds else "GROWS"
-        table.add_row(when, name, mean, slope, verdict, style=None if holds else "bold red")
-    if each := found.shared():
-        table.add_row("at rest", "PSS of all", f"{each.mean / MIB:.1f} MiB", in_mib(each), "")
+    for when, name, slope, mean, each in rows:
+        holds = "does not grow" if each.holds else "GROWS"
+        table.add_row(when, name, mean, slope, holds, style=None if each.holds else "bold red")
     return table
 
 

@@ -76,7 +76,7 @@ def unpack_header(data: bytes) -> Header | None:
 
 
 def pack_mark(number: int, turn: int) -> bytes:
-    """Everything up to `number` was written completely. `turn` grows by one a mark."""
+    """Everything up to `number` was written completely. `turn`: what else tells marks apart, as a count of them."""
     body = _MARK.pack(MARK_MAGIC, number, turn)
     return body + crc32c(body).to_bytes(4, "little")
 

@@ -59,6 +59,18 @@ def inherited_listeners(environ: MutableMapping[str, str], count: int) -> list[s
     return listeners
 
 
+def bound_receive_buffers(listeners: list[socket.socket], size: int) -> None:
+    """Have what is accepted by `listeners` hold at most `size` bytes that were not read (the kernel doubles that for
+    its own books, and has a maximum, net.core.rmem_max); 0 leaves it to the kernel.
+
+    The kernel would give a client 128 KiB, and up to 32 MiB for being read quickly. What a client wrote beyond the room
+    that there was then comes in while it is read, and so in the worker's time.
+    """
+    if size:
+        for listener in listeners:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+
 def _inherited(fd: int) -> socket.socket:
     try:
         sock = socket.socket(fileno=fd)

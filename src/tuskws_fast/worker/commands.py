@@ -250,6 +250,7 @@ class Commands:
         )
         # `tuple.__new__`: a named tuple's constructor is a Python function (0.3 us).
         self.outbox.ask(tuple.__new__(records.Publish, fields), session)
+        session.connection.is_publishing = True
 
     def _private_message(self, session: Session, command: Command, command_id: CommandId) -> None:
         if command.get("receipt"):
@@ -273,6 +274,7 @@ class Commands:
             ),
             session,
         )
+        session.connection.is_publishing = True
 
     def _push_prefix(self, session: Session, head: bytes, command: Command, command_id: CommandId) -> bytes | None:
         """The push all recipients will get, encoded once, up to what only the broker knows. None: refused."""

@@ -202,7 +202,6 @@ class Session(Caller):
     def refuse_rate(self, command_id: CommandId, wait: float) -> None:
         """A rate is used up for `wait` seconds. Who never slows down is closed."""
         self.commands.counters.add(Metric.RATE_LIMITED)
-        self.connection.is_greedy = True
         self.refuse(ErrorCode.RATE_LIMITED, command_id, retry_after=wait)
         self.refused_in_row += 1
         if self.refused_in_row >= RATE_REFUSALS_MAX:

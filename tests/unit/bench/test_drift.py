@@ -43,11 +43,6 @@ def test_what_is_gained_within_a_hundredth_is_no_leak() -> None:
     assert not drift(hours(), [1000 + 11 * x for x in hours()]).holds
 
 
-def test_what_is_gained_within_a_step_is_no_leak() -> None:
-    assert drift(hours(), [100 + 19 * x for x in hours()], step=20).holds
-    assert not drift(hours(), [100 + 21 * x for x in hours()], step=20).holds
-
-
 def test_samples_that_follow_each_other_are_believed_less() -> None:
     # A random walk's slope is nothing but noise: with the plain interval nearly every one would be taken for growth.
     missed = sum(not drift(hours(), [10 + each for each in noise(seed, 0.9)]).low <= 0 for seed in range(200))

@@ -12,6 +12,7 @@ import ctypes
 import errno
 import gc
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -110,6 +111,26 @@ def test_our_close_waits_for_the_peers_and_then_the_socket_ends(pair: Pair) -> N
 
 
 @pytest.mark.skipif(connection.live_objects() is None, reason="objects are counted in a build with TUSKWS_DEBUG=1")
+def test_of_a_thousand_that_owe_us_their_close_some_are_ended_a_turn() -> None:
+    talkers: list[Talker] = []
+
+    def new_session(address: str) -> Talker:
+        talkers.append(Talker())
+        return talkers[-1]
+
+    with contextlib.ExitStack() as stack, Edge(new_session, 4096) as edge:
+        pairs = [stack.enter_context(contextlib.closing(Pair())) for _ in range(300)]
+        lines = [edge.connect(pair) for pair in pairs]
+        for talker in talkers:
+            talker.connection.close(1000)
+        edge.loop.run_soon()
+        edge.point.expire(time.monotonic() + 60.0, 10.0)
+        assert 0 < sum(line.is_closing() for line in lines) < 300
+        edge.loop.run_soon()
+        assert all(line.lost for line in lines)
+        assert not edge.point.closing
+
+
 def test_no_connection_and_no_frame_is_left_after_a_thousand_of_every_kind(pair: Pair) -> None:
     ways = [
         client_frame(CLOSE, NORMAL),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -152,12 +153,21 @@ def test_text_is_judged_over_fragments_that_cut_its_characters(line: Line) -> No
 # -- slices ------------------------------------------------------------------------------------------------------------
 
 SLICE_FRAMES = 64
-SLICE_FRAMES_GREEDY = 16
+RUN_FRAMES = 8
+SLICE_S = 50e-6
 SLICE_BYTES = 1 << 14
 
 
+class Publisher(Talker):
+    """All it says is on its way to others."""
+
+    def on_message(self, payload: bytes, text: bool) -> None:
+        super().on_message(payload, text)
+        self.connection.is_publishing = True
+
+
 class Turns:
-    """A talker on a worker that reads 64 KiB at once, and the turns of its loop one by one."""
+    """A publisher on a worker that reads 64 KiB at once, and the turns of its loop one by one."""
 
     def __init__(self, edge: Edge, talkers: list[Talker], pair: Pair) -> None:
         self.line = edge.connect(pair)
@@ -179,7 +189,7 @@ def busy_edge() -> Iterator[tuple[Edge, list[Talker]]]:
     talkers: list[Talker] = []
 
     def new_session(address: str) -> Talker:
-        talkers.append(Talker())
+        talkers.append(Publisher())
         return talkers[-1]
 
     with Edge(new_session, FRAME_MAX, buffer_bytes=1 << 16) as made:
@@ -225,19 +235,22 @@ def test_those_in_line_take_turns_and_the_line_is_called_once_a_turn(turns: Turn
     assert turns.heard() == beside.heard() == list(range(1_000))
 
 
-def test_who_sends_more_than_it_may_has_smaller_slices(turns: Turns) -> None:
-    hear = turns.talker.on_message
+def test_a_slice_of_what_is_not_published_ends_by_the_clock(turns: Turns) -> None:
+    publish = turns.talker.on_message
 
-    def refuse(payload: bytes, text: bool) -> None:
-        turns.talker.connection.is_greedy = True
-        hear(payload, text)
+    def answer(payload: bytes, text: bool) -> None:
+        until = time.monotonic() + SLICE_S
+        while time.monotonic() < until:
+            pass
+        publish(payload, text)
+        turns.talker.connection.is_publishing = False
 
-    turns.talker.on_message = refuse  # type: ignore[method-assign]
+    turns.talker.on_message = answer  # type: ignore[method-assign]
     turns.say(*range(100))
-    assert turns.heard() == list(range(SLICE_FRAMES_GREEDY))
+    assert turns.heard() == list(range(RUN_FRAMES))
     turns.end_all()
     assert turns.heard() == list(range(100))
-    turns.talker.on_message = hear  # type: ignore[method-assign]
+    turns.talker.on_message = publish  # type: ignore[method-assign]
     turns.say(*range(100, 200))
     assert turns.heard() == list(range(100 + SLICE_FRAMES)), "it is forgotten with the next read"
 

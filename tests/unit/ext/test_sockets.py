@@ -73,14 +73,14 @@ class Host:
 
     def buffer_updated(self, nbytes: int) -> None:
         self.heard += bytes(self.inlet.view[:nbytes])
-        self._take_time()
+        self.take_time(self.takes_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost.append(exc)
-        self._take_time()
+        self.take_time(self.takes_s)
 
-    def _take_time(self) -> None:
-        until = time.monotonic() + self.takes_s
+    def take_time(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             pass
 
@@ -90,6 +90,15 @@ class Host:
             return bool(fact())
 
         wait_until(look, "something at the sockets")
+
+    def in_time(self, fact: Callable[[], object]) -> None:
+        """As `until`, while everything that is due later becomes due."""
+
+        def look() -> object:
+            self.loop.pass_time()
+            return fact()
+
+        self.until(look)
 
     def client(self, greeting: bytes = b"hello") -> tuple[socket.socket, Socket]:
         """A connected client and our end of it."""
@@ -376,6 +385,18 @@ def test_who_is_in_is_served_before_all_who_are_at_the_door(host: Host) -> None:
     host.until(lambda: host.poller.open == 0)
 
 
+def test_of_who_comes_at_once_those_are_heard_that_there_is_time_for(host: Host) -> None:
+    host.on_bytes = lambda sock, data: host.take_time(0.001)
+    ends = [socket.create_connection(host.listener.getsockname()) for _ in range(3)]
+    for end in ends:
+        end.sendall(b"hello")
+    host.loop.turn()
+    assert (host.poller.open, len(host.sockets)) == (3, 1)
+    host.until(lambda: len(host.sockets) == 3)
+    for end in ends:
+        end.close()
+
+
 def test_who_broke_the_protocol_cannot_push_what_is_only_dropped(host: Host) -> None:
     end, sock = host.client()
     talker = upgrade(host, sock)
@@ -421,20 +442,10 @@ def test_what_is_only_dropped_is_read_for_a_while_now_and_then(host: Host) -> No
     assert 0 < (left := sum(unread(host)[1:])) < sum(before[1:]), "some, and not all of it"
     host.loop.turn()
     assert sum(unread(host)[1:]) == left, "and then they are left alone"
-
-    def look() -> bool:
-        host.loop.pass_time()
-        return not any(unread(host))
-
-    host.until(look)
+    host.in_time(lambda: not any(unread(host)))
     for other in (end, *outcasts):
         other.close()
-
-    def gone() -> bool:
-        host.loop.pass_time()
-        return host.poller.open == 0
-
-    host.until(gone)
+    host.in_time(lambda: host.poller.open == 0)
 
 
 def test_ends_have_a_while_in_each_turn_and_none_is_forgotten(host: Host) -> None:

@@ -1,11 +1,12 @@
 """Listening sockets: one a worker on one address, and never a port shared by accident."""
 
+import select
 import socket
 
 import pytest
 
 from tuskws_fast.errors import BootError
-from tuskws_fast.supervisor.listeners import open_listeners, shown_address
+from tuskws_fast.supervisor.listeners import bound_receive_buffers, open_listeners, shown_address
 
 
 def close(listeners: list[socket.socket]) -> None:
@@ -22,6 +23,19 @@ def test_all_workers_listen_on_the_same_free_port() -> None:
             pass
     finally:
         close(listeners)
+
+
+def test_what_is_accepted_holds_as_much_as_its_listener_says() -> None:
+    for size, held in ((64 * 1024, 128 * 1024), (0, None)):
+        (listener,) = open_listeners("127.0.0.1", 0, 1, 8)
+        untouched = listener.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        bound_receive_buffers([listener], size)
+        with listener, socket.create_connection(listener.getsockname()):
+            poll = select.poll()
+            poll.register(listener, select.POLLIN)
+            assert poll.poll(1_000)
+            with listener.accept()[0] as accepted:
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == (held or untouched)
 
 
 def test_a_port_that_another_node_uses_is_refused_although_it_could_be_shared() -> None:
