@@ -48,6 +48,7 @@ cdef class Gate:
         uint32_t _frame_max
         Py_ssize_t _discarded            # bytes that came after the peer broke the protocol
         bint _ended
+        bint is_loud                     # it said more than a slice when it was read last, or than a buffer holds
         Pace _pace
         double _frames_full_at           # when the buckets are full again
         double _bytes_full_at

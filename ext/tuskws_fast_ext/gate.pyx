@@ -234,6 +234,7 @@ cdef class Gate:
             self._pace.bytes_closed += 1
             self._ended = True
             return self._connection.reject(POLICY, b"too many bytes")
+        self.is_loud = size == PyByteArray_GET_SIZE(self._inlet.memory)
         if self._rest is not None:
             # A transport that had decrypted it already when it was asked to pause.
             self._behind = (self._behind or bytearray()) + (<const char*>data)[:size]
@@ -261,6 +262,7 @@ cdef class Gate:
             self._rest_at = 0
             self._connection.cut_short(self)
             self._inlet.rests += 1
+            self.is_loud = True
             self._inlet.rest(self)
         return 0
 

@@ -41,6 +41,7 @@ cdef class Poller:
         list _soon                        # what waits for the end of this turn
         list _dead                        # sockets whose end is still to be told
         list _crowd                       # crowded sockets that are here still, the oldest first
+        int _loud_first                   # of the loud ones, who is served first in the next turn
         uint32_t _births
         bint _in_turn
         readonly Py_ssize_t sockets_max   # from here on a new one is `crowded`
@@ -52,6 +53,8 @@ cdef class Poller:
     cdef int _serve_ready(self) except -1
     cdef int _serve_door(self) except -1
     cdef int _serve_outcasts(self) except -1
+    cdef bint _is_loud(self, epoll_event* event) except -1
+    cdef int _serve_loud(self, epoll_event* events, int* loud, int louds) except -1
     cdef bint _serve_stranger(self, epoll_event* event, double until) except -1
     cdef int _serve(self, epoll_event* event) except -1
     cdef int _tell(self, Socket socket, uint32_t events) except -1

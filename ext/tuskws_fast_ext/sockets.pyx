@@ -245,25 +245,50 @@ cdef class Poller:
                 self._fill_reserve()
 
     cdef int _serve_ready(self) except -1:
-        """All who are in, and then the others."""
+        """All who are in, the loud ones behind the rest, and then the others."""
         cdef:
             epoll_event events[EVENTS_MAX]
+            int loud[EVENTS_MAX]
+            int louds = 0
             int i
             bint knocked = False
             bint cast_out = False
         for i in range(epoll_wait(self._fd, events, EVENTS_MAX, 0)):
             if <uint32_t>(events[i].data.u64 >> 32) != LISTENER:
-                self._serve(&events[i])
+                if self._is_loud(&events[i]):
+                    loud[louds] = i
+                    louds += 1
+                else:
+                    self._serve(&events[i])
             elif <int>(events[i].data.u64 & 0xFFFFFFFF) == self._door.fd:
                 knocked = True
             else:
                 cast_out = True
+        if louds:
+            self._serve_loud(events, loud, louds)
         if knocked:
             # Who is in has its answers before.
             self._run_soon()
             self._serve_door()
         if cast_out:
             self._serve_outcasts()
+        return 0
+
+    cdef bint _is_loud(self, epoll_event* event) except -1:
+        cdef object found = <object>PyList_GET_ITEM(self._sockets, <int>(event.data.u64 & 0xFFFFFFFF))
+        return found is not None and (<Socket>found)._gate is not None and (<Socket>found)._gate.is_loud
+
+    cdef int _serve_loud(self, epoll_event* events, int* loud, int louds) except -1:
+        """One after the other, for a while; another one is the first in each turn."""
+        cdef:
+            double until = exact_monotonic() + SHARE_US * 1e-6
+            int i
+        for i in range(louds):
+            self._serve(&events[loud[(self._loud_first + i) % louds]])
+            if exact_monotonic() >= until:
+                break
+        # Behind the last one that was served, as long as these are the same.
+        self._loud_first = (self._loud_first + i + 1) % louds
         return 0
 
     cdef int _serve_door(self) except -1:

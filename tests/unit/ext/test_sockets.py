@@ -478,6 +478,38 @@ def test_who_has_all_to_say_that_a_buffer_holds_is_read_in_turn_with_others(host
     calm.close()
 
 
+def test_who_is_loud_is_served_behind_the_others_and_for_a_while(host: Host) -> None:
+    said: list[str] = []
+
+    def member(name: str) -> socket.socket:
+        end, sock = host.client()
+        hear = (talker := upgrade(host, sock)).on_message
+
+        def on_message(payload: bytes, text: bool) -> None:
+            hear(payload, text)
+            said.append(name)
+            host.take_time(0.000_2)
+
+        talker.on_message = on_message  # type: ignore[method-assign]
+        return end
+
+    calm, *loud = ends = [member(name) for name in ("calm", "first", "second", "third")]
+    for end in loud:
+        end.sendall(client_frame(TEXT, bytes(1_000), mask=b"abcd") * 20)
+    host.loop.turn()
+    assert set(said) == {"first", "second", "third"}
+    said.clear()
+    calm.sendall(client_frame(TEXT, b"meanwhile", mask=b"abcd"))
+    for _ in range(3):
+        host.loop.turn()
+    assert said[0] == "calm"
+    assert len(said) <= 1 + 3 * 5, "one of them a turn"
+    assert set(said) == {"calm", "first", "second", "third"}
+    host.until(lambda: len(said) == 1 + 3 * 16)
+    for end in ends:
+        end.close()
+
+
 def test_a_silenced_listener_keeps_its_connections(host: Host) -> None:
     end, _sock = host.client()
     host.poller.silence(host.listener)
