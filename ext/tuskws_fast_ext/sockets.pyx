@@ -16,8 +16,9 @@ the node is) and let go of before the turn ends, and then it is the reserve agai
 never spins on a listener that it cannot serve; where even the reserve is not to be had, the listener rests for a moment.
 
 Who is in goes first. Listeners, and handshakes whose request is not here at once, wait in an epoll instance of their
-own, the door: a turn serves all connections that are ready, and then strangers, one by one, until their share is over
-(ext/pace). So ten thousand of them cost a connection no more than a few do (docs/decisions/0007). Who broke a rule is
+own, the door: a turn serves all connections that are ready (those that said very much when they were read last behind
+the others, for a share), and then strangers, one by one, until their share is over (ext/pace). So ten thousand of them
+cost a connection no more than a few do (docs/decisions/0007). Who broke a rule is
 cast out: a megabyte that it is still writing is thirty reads, and there may be hundreds of such peers. What they send is
 dropped for a share of a turn, and then not looked at for a while: the kernel has them wait.
 
@@ -401,6 +402,7 @@ cdef class Poller:
             socklen_t size
             list fresh = []
             bint may_go_on = True
+            bint is_time_left = True
             int fd
         while PyList_GET_SIZE(fresh) < ACCEPTS_MAX:
             size = sizeof(address)
@@ -415,7 +417,8 @@ cdef class Poller:
                 self._report(OSError(errno, os.strerror(errno)))
             break
         for socket in fresh:
-            self._welcome(<Socket>socket, exact_monotonic() < until, True)
+            self._welcome(<Socket>socket, is_time_left, True)
+            is_time_left = exact_monotonic() < until
         return may_go_on
 
     cdef int _accept_by_reserve(self, int listener, int error) except -1:
