@@ -154,6 +154,12 @@ class World:
             pass
         assert self.loop.reported == [], self.loop.reported
 
+    def expire(self) -> None:
+        """For as many turns as it takes."""
+        self.point.expire(time.monotonic() + 100.0, 1.0)
+        while self.loop.soon:
+            self.loop.run_soon()
+
     def say(self, number: int, size: int, every: int, is_left_out: bool) -> None:
         body = b"%d " % number + b"x" * size
         frame = Frame([body], feed=self.feed, first_offset=number) if is_left_out else Frame([body])
@@ -257,7 +263,7 @@ class SendsTarget:
             world.turn()
         elif kind == 13:
             if step & 1:
-                world.point.expire(time.monotonic() + 100.0, 1.0)
+                world.expire()
             else:
                 # Of those for whom as much waits, any may be let go of first: so all.
                 world.point.shed(1 << 40)

@@ -32,6 +32,9 @@ class Turns:
 
     def turn(self) -> None:
         self.reader()
+        self.run_soon()
+
+    def run_soon(self) -> None:
         soon, self.soon = self.soon, []
         for callback in soon:
             callback()
