@@ -110,7 +110,6 @@ def test_our_close_waits_for_the_peers_and_then_the_socket_ends(pair: Pair) -> N
         assert talk.talker.heard == []
 
 
-@pytest.mark.skipif(connection.live_objects() is None, reason="objects are counted in a build with TUSKWS_DEBUG=1")
 def test_of_a_thousand_that_owe_us_their_close_some_are_ended_a_turn() -> None:
     talkers: list[Talker] = []
 
@@ -131,6 +130,7 @@ def test_of_a_thousand_that_owe_us_their_close_some_are_ended_a_turn() -> None:
         assert not edge.point.closing
 
 
+@pytest.mark.skipif(connection.live_objects() is None, reason="objects are counted in a build with TUSKWS_DEBUG=1")
 def test_no_connection_and_no_frame_is_left_after_a_thousand_of_every_kind(pair: Pair) -> None:
     ways = [
         client_frame(CLOSE, NORMAL),
