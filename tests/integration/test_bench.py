@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from helpers.unruly import UnrulyServer
-from tuskws_bench.contenders import CONTENDERS, CLoop, Contender, OurServer, Setting
+from tuskws_bench.contenders import CONTENDERS, BareUvloop, CLoop, Contender, OurServer, Setting
 from tuskws_bench.loadclient import DELIVERED, READY, Histogram, LoadClient
 from tuskws_bench.plan import Scenario
 from tuskws_bench.result import Result
@@ -306,6 +306,20 @@ def test_after_a_reconnect_storm_all_are_back(our_server: Contender, pace: dict[
     result = ours(our_server, "reconnect", rooms=3, members=20, drop=50, **pace)
     assert result.latency_us["count"] == 30
     assert result.unit == "reconnect"
+
+
+def test_who_is_let_in_goes_and_comes_again(our_server: Contender) -> None:
+    result = ours(our_server, "handshake", members=8)
+    assert result.deliveries > 8 * 10
+    assert (result.unit, result.messages_per_s) == ("handshake", 0)
+    assert result.server_cpu_us_per_delivery is not None
+
+
+def test_a_peer_that_only_answers_handshakes_is_compared_by_them() -> None:
+    with BareUvloop(()) as contender:
+        result = run(Scenario("handshake", url=contender.url, protocol="raw", members=8, processes=2, **SHORT))
+    assert result.valid, result.problems
+    assert result.deliveries > 8 * 10
 
 
 def test_compressed_pushes_are_inflated_and_checked(our_server: Contender) -> None:

@@ -42,12 +42,13 @@ static bool client_allocate(client_t *client) {
     client->filler = malloc(client->payload + 1);
     client->sides = calloc(client->side_count + 1, sizeof *client->sides);
     client->reopen = calloc(client->conn_count + 1, sizeof *client->reopen);
+    client->arrived = calloc(client->conn_count + 1, sizeof *client->arrived);
     if (client->compression && (client->inflater = inflater_new()) == NULL) return false;
     client->input = malloc(FRAME_BYTES_MAX + READ_BYTES);
     client->output = malloc(BURST_BYTES + client->payload + COMMAND_BYTES_MAX);
     client->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (!client->rooms || !client->conns || !client->publishers || !client->queue || !client->local_of || !client->filler ||
-        !client->input || !client->output || !client->sides || !client->reopen || client->epoll_fd < 0)
+        !client->input || !client->output || !client->sides || !client->reopen || !client->arrived || client->epoll_fd < 0)
         return false;
     memset(client->local_of, 0xFF, (client->number_count + 1) * sizeof *client->local_of);
     for (uint32_t i = 0; i < client->payload; i++) client->filler[i] = (char)('a' + (i * 7 + i / 26) % 26);
@@ -95,7 +96,7 @@ static void client_free(client_t *client) {
         if (client->conns[i].state != CONN_NEW) conn_close(client, &client->conns[i], "");
     if (client->epoll_fd >= 0) close(client->epoll_fd);
     free(client->rooms), free(client->conns), free(client->publishers), free(client->queue), free(client->local_of);
-    free(client->sides), free(client->reopen), inflater_free(client->inflater);
+    free(client->sides), free(client->reopen), free(client->arrived), inflater_free(client->inflater);
     if (client->tls) tls.context_free(client->tls);
     free(client->tracks), free(client->flights), free(client->filler), free(client->input), free(client->output);
     free(client);
@@ -178,6 +179,7 @@ static void client_run(client_t *client, uint64_t until_ns, enum goal goal) {
     struct epoll_event events[EVENTS_MAX];
     release_held(client);
     for (;;) {
+        if (client->churning) churn_due(client, monotonic_ns());
         open_due(client);
         uint64_t now = monotonic_ns();
         drops_due(client, now);

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tuskws_bench.plan import TUSK_KINDS, Kind, Protocol
+from tuskws_bench.plan import LOOSE_KINDS, TUSK_KINDS, Kind, Protocol
 
 PEERS = Path(__file__).resolve().parents[2] / "peers"
 NODE = PEERS / "node"
@@ -257,7 +257,7 @@ class BareUvloop(PythonPeer):
         super().__init__(cores, "bare uvloop", "bare_uvloop.py", "uvloop")
 
     def cannot(self, kind: Kind) -> str | None:
-        return None if kind == "idle" else "it answers handshakes and nothing else"
+        return None if kind in LOOSE_KINDS else "it answers handshakes and nothing else"
 
 
 class NodePeer(Contender):

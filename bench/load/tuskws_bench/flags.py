@@ -110,12 +110,16 @@ def output_flags() -> Options:
     ]
 
 
+def warmup() -> Options:
+    return [flag("--warmup", "warmup_s", default=2.0, help="Seconds before the interval.")]
+
+
+def drain() -> Options:
+    return [flag("--drain-timeout", "drain_timeout_s", default=5.0, help="Seconds of silence that mean lost.")]
+
+
 def publishing() -> Options:
-    return [
-        flag("--payload", default=128, help="Bytes of a message value, at least 16."),
-        flag("--warmup", "warmup_s", default=2.0, help="Seconds before the interval."),
-        flag("--drain-timeout", "drain_timeout_s", default=5.0, help="Seconds of silence that mean lost."),
-    ]
+    return [flag("--payload", default=128, help="Bytes of a message value, at least 16."), *warmup(), *drain()]
 
 
 def members(count: int, text: str = "Members of the room.") -> Options:
@@ -230,7 +234,15 @@ SCENARIOS: dict[Kind, Described] = {
             *members(100, "Members of each room."),
             flag("--drop", default=100.0, help="Per cent of the connections that are dropped."),
             flag("--drop-rate", default=0.0, help="Dropped connections a second. Default: all at once."),
-            flag("--drain-timeout", "drain_timeout_s", default=5.0, help="Seconds of silence that mean lost."),
+            *drain(),
+        ],
+    ),
+    "handshake": Described(
+        "Handshake after handshake. Who is let in goes (a reset) and comes again: what accept, upgrade and end cost.",
+        lambda: [
+            flag("--clients", "members", default=64, help="Connections that come and go at once."),
+            *warmup(),
+            *drain(),
         ],
     ),
     "idle": Described(

@@ -110,6 +110,7 @@ cdef extern from "client.h" nogil:
     void client_run(client_t *client, uint64_t until_ns, goal_t goal)
     void client_publish(client_t *client, uint64_t first_due_ns, uint64_t interval_ns, uint64_t side_interval_ns)
     void client_drop(client_t *client, uint64_t first_due_ns, uint64_t interval_ns, uint32_t count)
+    void client_churn(client_t *client)
     void client_pause(client_t *client, bint paused)
     void client_goodbye(client_t *client)
 
@@ -335,6 +336,10 @@ cdef class LoadClient:
     def drop(self, uint64_t first_due_ns, uint64_t interval_ns, uint32_t count):
         """Drop `count` connections, one an interval or all at once, and open each again."""
         client_drop(self.c, first_due_ns, interval_ns, count)
+
+    def churn(self):
+        """Drop whoever is ready, now and whenever one becomes it again, and open it again."""
+        client_churn(self.c)
 
     def pause(self, bint paused):
         """The slow members stop reading, or read again."""

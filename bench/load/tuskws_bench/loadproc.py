@@ -160,7 +160,9 @@ class LoadProcess:
         self._run_to(timing.start_ns)
         if share.slow:
             client.pause(True)
-        if share.action != "join":
+        if share.churn:
+            client.churn()
+        elif share.action != "join":
             client.publish(timing.start_ns + share.phase_ns, share.interval_ns, share.side_interval_ns)
         self._run_to(timing.measure_from_ns)
         before, cpu_before = client.counters(), time.process_time()
@@ -184,8 +186,8 @@ class LoadProcess:
         return counted
 
     def _published(self) -> dict[str, int]:
-        """Accepted messages by room, as far as refusals have come back; of a reconnect storm, what was dropped."""
-        if self._share.action == "join":
+        """Accepted messages by room, as far as refusals have come back; of who is to come back, what was dropped."""
+        if self._share.action == "join" or self._share.churn:
             return {"": self._client.counters()["dropped"]}
         return {self._share.rooms[index].name: count for index, count in self._client.published_by_room().items()}
 
@@ -206,7 +208,7 @@ class LoadProcess:
         self._pipe.send(
             Finished(
                 self._published(),
-                sum(client.unique_by_room()),
+                sum(client.unique_by_room()) if self._share.rooms else client.counters()["returned"],
                 client.counters(),
                 client.error_codes(),
                 client.first_error(),

@@ -13,15 +13,18 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-Kind = Literal["fanout", "slow", "rooms", "mixed", "private", "presence", "echo", "join", "reconnect", "idle"]
+Kind = Literal[
+    "fanout", "slow", "rooms", "mixed", "private", "presence", "echo", "join", "reconnect", "handshake", "idle"
+]
 Protocol = Literal["tusk", "raw", "nats", "socketio", "nchan"]
 Action = Literal["publish", "ping", "presence", "private", "join", "none"]
 # How safe a message is to be before it is acknowledged; "none": no acknowledgement is asked for.
 Level = Literal["none", "accepted", "stored", "synced"]
 
-# Members of one or many rooms; one connection each; nobody is asked to do anything.
+# Members of one or many rooms; one connection each; in no room at all; nobody is asked to do anything.
 ROOM_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "presence", "join", "reconnect")
 LONE_KINDS: tuple[Kind, ...] = ("echo", "private")
+LOOSE_KINDS: tuple[Kind, ...] = ("handshake", "idle")
 RESTING_KINDS: tuple[Kind, ...] = ("idle", "join")
 # Messages that get a place in a sequence.
 ORDERED_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "private")
@@ -29,8 +32,8 @@ ORDERED_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "private"
 TUSK_KINDS: tuple[Kind, ...] = ("private", "presence", "mixed")
 
 # What a run counts, by kind; where it is not named, a delivery.
-UNITS: dict[Kind, str] = {"echo": "reply", "presence": "reply", "reconnect": "reconnect"}
-PLURALS = {"delivery": "deliveries", "reply": "replies", "reconnect": "reconnects"}
+UNITS: dict[Kind, str] = {"echo": "reply", "presence": "reply", "reconnect": "reconnect", "handshake": "handshake"}
+PLURALS = {"delivery": "deliveries", "reply": "replies", "reconnect": "reconnects", "handshake": "handshakes"}
 
 FIXED_PATHS: dict[Protocol, str] = {"nats": "/", "socketio": "/socket.io/?EIO=4&transport=websocket"}
 STAMP_BYTES = 16
@@ -77,6 +80,7 @@ class Share:
     open_interval_ns: int
     drops: int
     drop_interval_ns: int
+    churn: bool
     side_connections: int
     side_interval_ns: int
     run: int
@@ -152,7 +156,7 @@ class Scenario:
 
     @property
     def publishes(self) -> bool:
-        return self.kind not in ("idle", "join", "reconnect")
+        return self.kind not in ("idle", "join", "reconnect", "handshake")
 
     @property
     def unit(self) -> str:
@@ -231,7 +235,7 @@ class Scenario:
             publishers = sum(len(room.publishers) for room in rooms)
             members = sum(room.members for room in rooms)
             side = _part(self.side, index, self.processes)
-            loose = _part(self.members, index, self.processes) if self.kind == "idle" else side
+            loose = _part(self.members, index, self.processes) if self.kind in LOOSE_KINDS else side
             interval_ns = _interval_ns(self.rate * publishers / self.publishers) if self.publishes else 0
             share = Share(
                 index=index,
@@ -253,6 +257,7 @@ class Scenario:
                 open_interval_ns=_interval_ns(self.connect_rate * (members + loose) / self.connections),
                 drops=_part(self.dropped, index, self.processes),
                 drop_interval_ns=_interval_ns(self.drop_rate / self.processes),
+                churn=self.kind == "handshake",
                 side_connections=side,
                 side_interval_ns=_interval_ns(self.side_rate * side / self.side) if self.side else 0,
                 run=run,
@@ -272,12 +277,12 @@ class Scenario:
             return path
         if self.protocol in FIXED_PATHS:
             return FIXED_PATHS[self.protocol]
-        if self.kind == "idle":
+        if self.kind in LOOSE_KINDS:
             return "/idle"
         return "/echo" if self.kind == "echo" and self.protocol == "raw" else ""
 
     def _action(self) -> Action:
-        if self.kind == "idle":
+        if self.kind in LOOSE_KINDS:
             return "none"
         if self.kind in ("join", "reconnect"):
             return "join"
@@ -294,7 +299,7 @@ class Scenario:
 
     def _rooms_of(self, process: int, name: str) -> list[RoomShare]:
         """The rooms of one process, with the part of the members that lives in it."""
-        if self.kind == "idle":
+        if self.kind in LOOSE_KINDS:
             return []
         if self.kind in LONE_KINDS:  # each connection is a room of one, and a publisher
             numbers = range(process, self.members, self.processes)

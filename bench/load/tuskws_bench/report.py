@@ -51,7 +51,7 @@ def headline(result: Result) -> str:
         size = f"{scenario['rooms']:,} x {scenario['members']:,} members"
     else:
         size = f"{scenario['members']:,} connections"
-    if kind in ("idle", "join", "reconnect"):
+    if kind in ("idle", "join", "reconnect", "handshake"):
         return f"{kind} ({scenario['protocol']}): {size}"
     if kind in ROOM_KINDS:
         size += f", {scenario['publishers']} publishing"

@@ -2,8 +2,8 @@
 
 Definitions, once (the README's table and `--json` use the same words):
     deliveries      what the run is about, within the measured interval: pushes (or echoes) that reached a member, each
-                    message once a member; `presence` and `echo`: commands answered; `reconnect`: connections that came
-                    back and were ready again. `unit` names it
+                    message once a member; `presence` and `echo`: commands answered; `reconnect` and `handshake`:
+                    connections that came back and were ready again. `unit` names it
     published       messages sent over the whole run; `accepted` those not refused; `broker_records` those that our
                     server's broker says it gave a place in a sequence
     lost            accepted messages x members, less what arrived, over the whole run, after the drain; of replies and

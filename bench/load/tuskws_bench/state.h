@@ -142,6 +142,8 @@ typedef struct {
     uint32_t drop_count, next_drop;            /* connections to drop, of all; the next one */
     uint64_t drop_due_ns, drop_interval_ns;
     uint32_t *reopen, reopen_count;            /* dropped, not opened again yet */
+    bool churning;                             /* who becomes ready is dropped at once */
+    uint32_t *arrived, arrived_count;          /* ready since the loop came round */
     uint64_t side_due_ns, side_interval_ns;    /* mixed: round robin over the side connections */
     uint32_t next_side;
     uint64_t expected;                         /* deliveries after which a run() may return; 0: never */

@@ -1,4 +1,5 @@
-/* Connections that come, go and come back: the pace of opening, reconnect storms, members that stop reading.
+/* Connections that come, go and come back: the pace of opening, reconnect storms, handshake after handshake, members that
+ * stop reading.
  *
  * Each connection has a time at which it was to open (again): at the pace that was asked for, or at once. What counts is
  * from then until it is ready, joined where it joins, so a server that makes others wait cannot hide it.
@@ -47,6 +48,19 @@ static void drops_due(client_t *client, uint64_t now) {
         client->drop_due_ns += client->drop_interval_ns;
         if (client->next_drop == client->drop_count) client->drop_count = 0;
     }
+}
+
+/* Who is in goes, to come again: handshakes are all that happens. */
+static void churn_due(client_t *client, uint64_t now) {
+    uint32_t count = client->arrived_count;
+    client->arrived_count = 0;
+    for (uint32_t i = 0; client->publishing && i < count; i++) conn_drop(client, client->arrived[i], now);
+}
+
+static void client_churn(client_t *client) {
+    client->publishing = client->churning = true;
+    for (uint32_t i = 0; i < client->conn_count; i++)
+        if (client->conns[i].state == CONN_READY) client->arrived[client->arrived_count++] = i;
 }
 
 /* Drop `count` connections: all at once when `interval_ns` is 0, else one an interval, round and round. */

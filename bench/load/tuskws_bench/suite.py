@@ -1,4 +1,4 @@
-"""`tuskws-bench suite` (and scripts/bench): the scenarios that have targets, against our server and the C loop in turn.
+"""`tuskws-bench suite` (and scripts/bench): the scenarios that have targets, against our server and its limits in turn.
 
 Every run has a fresh server; contenders take turns within a round, so that a slow minute of the machine hits all of
 them; the median round counts. Our server goes first: the C loop then sends frames of the length our pushes had.
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tuskws_bench import report
-from tuskws_bench.contenders import CLoop, Contender, OurServer, default_cores
+from tuskws_bench.contenders import BareUvloop, CLoop, Contender, OurServer, default_cores
 from tuskws_bench.machine import machine
 from tuskws_bench.plan import Scenario
 from tuskws_bench.result import FOREIGN_LOAD_MAX, Result
@@ -33,7 +33,7 @@ BASELINES = Path(__file__).resolve().parents[2] / "baselines"
 IDLE_WORKERS = 2
 
 # `plain` is one send() a member and message.
-OURS, PLAIN, COALESCING = "tuskws-fast", "C loop, plain", "C loop, coalescing"
+OURS, PLAIN, COALESCING, BARE = "tuskws-fast", "C loop, plain", "C loop, coalescing", "bare uvloop"
 
 PASS, FAIL, NO_EVIDENCE = "pass", "FAIL", "no evidence: others used the cores"
 
@@ -79,7 +79,7 @@ def cases() -> list[Case]:
             (PLAIN, COALESCING),
             lambda result: result.deliveries_per_s,
             (
-                Target("at least 1.5 M deliveries/s", _at_least(1.5e6), "worsens"),
+                Target("at least 0.7 of the coalescing C loop's deliveries", _rate_ratio(COALESCING, 0.7), "skews"),
                 Target("0 lost, 0 twice", _nothing_lost, "nothing"),
             ),
         ),
@@ -88,7 +88,10 @@ def cases() -> list[Case]:
             Scenario("fanout", members=1000, rate=100),
             (PLAIN,),
             lambda result: result.server_cpu_us_per_delivery,
-            (Target("CPU a delivery at most 1.3 of the plain C loop", _cpu_ratio(PLAIN, 1.3), "skews"),),
+            (
+                Target("CPU a delivery at most 1.05 of the plain C loop's", _cpu_ratio(PLAIN, 1.05), "skews"),
+                Target("p99 at most 1.5 of the plain C loop's", _p99_ratio(PLAIN, 1.5), "skews"),
+            ),
         ),
         Case(
             "rooms",
@@ -102,19 +105,28 @@ def cases() -> list[Case]:
             Scenario("echo", members=64, window=1),
             (PLAIN,),
             lambda result: result.deliveries_per_s,
+            (Target("at least 0.8 of the plain C loop's replies", _rate_ratio(PLAIN, 0.8), "skews"),),
         ),
         Case(
             "echo-32",
             Scenario("echo", members=64, window=32),
             (PLAIN,),
             lambda result: result.deliveries_per_s,
+            (Target("at least 400,000 replies/s", _at_least(400_000), "worsens"),),
+        ),
+        Case(
+            "handshake",
+            Scenario("handshake", members=16),
+            (BARE, PLAIN),
+            lambda result: result.server_cpu_us_per_delivery,
+            (Target("CPU a handshake at most 1.5 of a bare uvloop protocol's", _cpu_ratio(BARE, 1.5), "skews"),),
         ),
         Case(
             "idle",
             Scenario("idle", members=10_000),
             (PLAIN,),
             lambda result: result.pss_bytes_per_connection,
-            (Target("at most 7 KB PSS a connection", _pss_at_most(7000), "nothing"),),
+            (Target("at most 5 KB PSS a connection", _pss_at_most(5000), "nothing"),),
             workers=IDLE_WORKERS,
             pinned=False,
         ),
@@ -124,7 +136,7 @@ def cases() -> list[Case]:
 def _at_least(rate: float) -> Judge:
     def judge(results: dict[str, Result]) -> tuple[str, bool]:
         found = results[OURS].deliveries_per_s
-        return f"{found / 1e6:.2f} M/s", found >= rate
+        return f"{found:,.0f}/s", found >= rate
 
     return judge
 
@@ -134,10 +146,24 @@ def _nothing_lost(results: dict[str, Result]) -> tuple[str, bool]:
     return f"{ours.lost} / {ours.duplicates}", ours.valid and ours.lost == ours.duplicates == 0
 
 
+def _rate_ratio(peer: str, least: float) -> Judge:
+    return _against(peer, lambda result: result.deliveries_per_s, lambda ratio: ratio >= least)
+
+
 def _cpu_ratio(peer: str, most: float) -> Judge:
+    return _against(peer, lambda result: result.server_cpu_us_per_delivery, lambda ratio: ratio <= most)
+
+
+def _p99_ratio(peer: str, most: float) -> Judge:
+    return _against(peer, lambda result: result.latency_us.get("p99"), lambda ratio: ratio <= most)
+
+
+def _against(peer: str, figure: Metric, enough: Callable[[float], bool]) -> Judge:
+    """Our figure divided by the peer's."""
+
     def judge(results: dict[str, Result]) -> tuple[str, bool]:
-        ratio = _ratio(results[OURS].server_cpu_us_per_delivery, results[peer].server_cpu_us_per_delivery)
-        return ("-", False) if ratio is None else (f"{ratio:.2f}", ratio <= most)
+        ratio = _ratio(figure(results[OURS]), figure(results[peer]))
+        return ("-", False) if ratio is None else (f"{ratio:.2f}", enough(ratio))
 
     return judge
 
@@ -179,6 +205,8 @@ class Settings:
         cores = self.server_cores if case.pinned else ()
         if name == OURS:
             return OurServer(cores, workers=case.workers or self.workers)
+        if name == BARE:
+            return BareUvloop(cores)
         return CLoop(cores, coalesce=name == COALESCING)
 
 
@@ -257,7 +285,7 @@ def targets_table(chosen: list[Case], measured: dict[str, dict[str, Result]]) ->
 @click.option("--pin/--no-pin", default=True, show_default=True, help="Server on the first core, load on the second.")
 @click.option("--save", is_flag=True, help="Write the figures to bench/baselines/DATE.json.")
 def suite(*, quick: bool, runs: int, only: str, workers: int, processes: int, pin: bool, save: bool) -> None:
-    """The cases that have targets. Our server and the C loop in turn, ratios, verdicts."""
+    """The cases that have targets. Our server and its limits in turn, ratios, verdicts."""
     console = report.open_console()
     server_cores, load_cores = default_cores() if pin else ((), ())
     settings = Settings(quick, runs or (1 if quick else 3), workers, processes, server_cores, load_cores)

@@ -241,6 +241,7 @@ static void become_ready(client_t *client, conn_t *conn) {
     conn->state = CONN_READY;
     client->connecting--;
     client->counters.ready++;
+    if (client->churning) client->arrived[client->arrived_count++] = (uint32_t)(conn - client->conns);
     if (!conn->again) {
         client->counters.last_ready_ns = now;
         histogram_add(&client->opening, now_us > conn->due_us ? now_us - conn->due_us : 0);

@@ -147,6 +147,13 @@ def test_a_reconnect_storm_drops_its_part_at_its_rate(processes):
     assert all(share.publisher_total == 0 for share in shares)
 
 
+@pytest.mark.parametrize("processes", [1, 3])
+def test_handshakes_are_of_connections_in_no_room(processes):
+    shares = shares_of(Scenario("handshake", members=64, processes=processes))
+    assert sum(share.connections for share in shares) == 64
+    assert all(share.churn and not share.rooms and not share.fans_out for share in shares)
+
+
 def test_a_storm_without_a_rate_is_all_at_once():
     assert shares_of(Scenario("reconnect", members=10))[0].drop_interval_ns == 0
 

@@ -83,6 +83,7 @@ def test_replies_and_reconnects_are_called_what_they_are():
     lost = replace(a_run(), lost=2)
     assert compose(Scenario("presence"), lost).problems == ["2 replies lost"]
     assert compose(Scenario("reconnect"), lost).problems == ["2 reconnects lost"]
+    assert compose(Scenario("handshake"), lost).problems == ["2 handshakes lost"]
 
 
 def test_a_connection_that_cannot_come_back_is_a_problem():
