@@ -17,7 +17,13 @@ from tuskws_bench.result import Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH_INCHES = 8.0
+WIDTH_INCHES = 9.0
+# The first one drawn is who it is about; no two others look alike, as many as there are contenders.
+FIRST = "#c44e52"
+OTHERS = [
+    *("#1f77b4", "#2ca02c", "#ff7f0e", "#9467bd", "#17becf", "#8c564b", "#bcbd22", "#e377c2"),
+    *("#7f7f7f", "#000080", "#006400", "#daa520", "#87ceeb", "#000000"),
+]
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "tuskws-bench",
@@ -76,7 +82,7 @@ def _bars(file: Path, what: str, title: str, values: Mapping[str, float | None])
     if not known:
         return []
     with _chart(file, f"{what}\n{title}", 1.2 + 0.32 * len(known)) as axes:
-        bars = axes.barh(list(known), list(known.values()), color=["#c44e52", *["#7f8fa6"] * (len(known) - 1)])
+        bars = axes.barh(list(known), list(known.values()), color=[FIRST, *["#7f8fa6"] * (len(known) - 1)])
         axes.bar_label(bars, [number(value) for value in known.values()], padding=4)
         axes.invert_yaxis()
         axes.margins(x=0.12)
@@ -95,7 +101,7 @@ def _latencies(file: Path, what: str, title: str, results: Mapping[str, Result])
         return []
     with _chart(file, f"{what}\n{title}", 4.5) as axes:
         for name, curve in curves.items():
-            axes.plot([max(us, 1) / 1000 for _, us in curve], label=name, marker=".", linewidth=1.2)
+            _line(axes, range(len(curve)), [max(us, 1) / 1000 for _, us in curve], name)
         fractions = [fraction for fraction, _ in next(iter(curves.values()))]
         axes.set_xticks(range(len(fractions)), [f"{fraction * 100:g}" for fraction in fractions])
         axes.set_xlabel("per cent of the messages that were not slower")
@@ -109,13 +115,19 @@ def draw_growth(
     """What becomes of a figure as something grows step by step; a step that failed is a gap in its line."""
     with _chart(file, title, 4.5) as axes:
         for name, values in lines.items():
-            axes.plot(steps, [value or float("nan") for value in values], label=name, marker="o", linewidth=1.2)
+            _line(axes, steps, [value or float("nan") for value in values], name)
         axes.set_xscale("log" if min(steps) > 0 else "symlog")
         axes.set_xticks(steps, [number(step) for step in steps])
         axes.minorticks_off()
         axes.set_xlabel(axis)
         _logarithmic(axes)
     return file
+
+
+def _line(axes: Axes, x: Sequence[int], y: Sequence[float], name: str) -> None:
+    drawn = len(axes.lines)
+    color, width, above = (OTHERS[(drawn - 1) % len(OTHERS)], 1.2, 2) if drawn else (FIRST, 2.4, 3)
+    axes.plot(x, y, label=name, marker=".", color=color, linewidth=width, zorder=above)
 
 
 def _logarithmic(axes: Axes) -> None:
@@ -126,4 +138,4 @@ def _logarithmic(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(lambda value, _: number(value))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="y")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))

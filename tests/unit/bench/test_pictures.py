@@ -1,11 +1,13 @@
 """Pictures are files of their own: complete, the same for the same figures, and without what nobody measured."""
 
+import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from helpers.bench_runs import a_run
 from tuskws_bench import pictures
+from tuskws_bench.contenders import CONTENDERS
 from tuskws_bench.plan import Scenario
 from tuskws_bench.result import compose
 
@@ -32,6 +34,13 @@ def test_each_figure_has_a_picture_that_names_everybody(tmp_path):
 def test_the_same_figures_give_the_same_file(tmp_path):
     first, second = (pictures.draw({"ours": RESULT}, tmp_path / name, "t") for name in ("a", "b"))
     assert [file.read_bytes() for file in first] == [file.read_bytes() for file in second]
+
+
+def test_no_two_lines_look_alike(tmp_path):
+    names = list(CONTENDERS)
+    pictures.draw_growth(tmp_path / "grow.svg", "cost", "members", [1, 2], {name: [1.0, 2.0] for name in names})
+    strokes = set(re.findall(r"stroke: (#[0-9a-f]{6}); stroke-width: (?:1.2|2.4)", (tmp_path / "grow.svg").read_text()))
+    assert len(strokes) == len(names)
 
 
 def test_what_nobody_measured_has_no_picture(tmp_path):
