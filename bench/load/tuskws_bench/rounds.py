@@ -1,7 +1,8 @@
 """Contenders in turn, a fresh server each time, A B C A B C: a slow minute of the machine then hits all of them.
 
 A run in which other programs used more than FOREIGN_LOAD_MAX cores is marked and repeated, `repeats` times at most for
-each contender; the median of the quiet runs counts, of all runs where none was quiet.
+each contender; the median of the quiet runs counts, of all runs where none was quiet. Its percentiles of latency are the medians over
+these runs, each for itself: a p99 is a handful of messages, and that of one run says what that run met.
 
 Our pushes are longer than the message value they carry. So that peers move as many bytes, they send frames as long as
 our server's were (`wire`), where it took its turn before them.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median_high
 
 from tuskws_bench.contenders import Contender, ContenderError
 from tuskws_bench.plan import Scenario
@@ -95,5 +97,10 @@ def run_once(entry: Entry, wire: int, on_progress: OnProgress) -> Result:
 
 def median(results: list[Result], metric: Metric) -> Result:
     """Of the undisturbed rounds where there are any."""
-    quiet = [result for result in results if result.foreign_cores <= FOREIGN_LOAD_MAX]
-    return sorted(quiet or results, key=lambda result: metric(result) or 0.0)[(len(quiet or results) - 1) // 2]
+    counted = [result for result in results if result.foreign_cores <= FOREIGN_LOAD_MAX] or results
+    middle = sorted(counted, key=lambda result: metric(result) or 0.0)[(len(counted) - 1) // 2]
+    latencies = {
+        name: median_high(result.latency_us[name] for result in counted if result.latency_us)
+        for name in middle.latency_us
+    }
+    return replace(middle, latency_us=latencies)

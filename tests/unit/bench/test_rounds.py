@@ -91,6 +91,14 @@ def test_of_two_rounds_the_worse_rate_counts():
     assert median([result(deliveries_per_s=float(each)) for each in (5, 1)], rate).deliveries_per_s == 1
 
 
+def test_each_percentile_is_the_median_of_its_own():
+    found = [
+        result(deliveries_per_s=per_s, latency_us={"p50": p50, "p99": p99})
+        for per_s, p50, p99 in ((1.0, 1, 99), (2.0, 3, 70), (3.0, 2, 80))
+    ]
+    assert median(found, rate).latency_us == {"p50": 2, "p99": 80}
+
+
 def test_rounds_disturbed_by_others_do_not_count_where_there_is_a_quiet_one():
     found = [result(deliveries_per_s=9.0, foreign_cores=1.0) for _ in range(2)] + [result(deliveries_per_s=5.0)]
     assert median(found, rate).deliveries_per_s == 5
