@@ -18,9 +18,9 @@ never spins on a listener that it cannot serve; where even the reserve is not to
 Who is in goes first. Listeners, and handshakes whose request is not here at once, wait in an epoll instance of their
 own, the door: a turn serves all connections that are ready (those that said very much when they were read last behind
 the others, for a share), and then strangers, one by one, until their share is over (ext/pace). So ten thousand of them
-cost a connection no more than a few do (docs/decisions/0007). Who broke a rule is
-cast out: a megabyte that it is still writing is thirty reads, and there may be hundreds of such peers. What they send is
-dropped for a share of a turn, and then not looked at for a while: the kernel has them wait.
+cost a connection no more than a few do (docs/decisions/0007). Who broke a rule is cast out: a megabyte that it is still
+writing is thirty reads, and there may be hundreds of such peers. What they send is dropped for a share of a turn, and
+then not looked at for a while: the kernel has them wait.
 
 Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
 a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
@@ -283,7 +283,7 @@ cdef class Poller:
         """One after the other, for a while; another one is the first in each turn."""
         cdef:
             double until = exact_monotonic() + SHARE_US * 1e-6
-            int i
+            int i = 0
         for i in range(louds):
             self._serve(&events[loud[(self._loud_first + i) % louds]])
             if exact_monotonic() >= until:

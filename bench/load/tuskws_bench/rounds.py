@@ -1,8 +1,8 @@
 """Contenders in turn, a fresh server each time, A B C A B C: a slow minute of the machine then hits all of them.
 
 A run in which other programs used more than FOREIGN_LOAD_MAX cores is marked and repeated, `repeats` times at most for
-each contender; the median of the quiet runs counts, of all runs where none was quiet. Its percentiles of latency are the medians over
-these runs, each for itself: a p99 is a handful of messages, and that of one run says what that run met.
+each contender; the median of the quiet runs counts, of all runs where none was quiet. Its percentiles of latency are
+medians over these runs, each for itself: a p99 is a handful of messages, and that of one run says what that run met.
 
 Our pushes are longer than the message value they carry. So that peers move as many bytes, they send frames as long as
 our server's were (`wire`), where it took its turn before them.
