@@ -10,7 +10,9 @@ taskset in front of the command, so that all children inherit it.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
 import shutil
 import socket
 import ssl
@@ -34,6 +36,10 @@ NO_CHECKOUT = "a checkout of the repository, with bench/peers"
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
 LOG_TAIL_BYTES = 2000
+CLIENT_PORTS = Path("/proc/sys/net/ipv4/ip_local_port_range")
+# Where the kernel gives clients nearly all ports, these have to do.
+PORTS_FROM, PORTS_UNTIL = 10_000, 20_000
+PORTS_TRIED = 100
 
 
 class ContenderError(RuntimeError):
@@ -411,9 +417,14 @@ CONTENDERS: dict[str, Callable[[Setting], Contender]] = {
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, below those that the kernel gives to clients: one of these could be taken by the time the
+    server listens on it."""
+    of_clients = int(CLIENT_PORTS.read_text().split()[0])
+    for port in random.sample(range(PORTS_FROM, max(of_clients, PORTS_UNTIL)), PORTS_TRIED):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ContenderError(f"none of {PORTS_TRIED} ports is free")
 
 
 def build_peer(name: str) -> Path:

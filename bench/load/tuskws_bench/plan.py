@@ -21,10 +21,11 @@ Action = Literal["publish", "ping", "presence", "private", "join", "none"]
 # How safe a message is to be before it is acknowledged; "none": no acknowledgement is asked for.
 Level = Literal["none", "accepted", "stored", "synced"]
 
-# Members of one or many rooms; one connection each; in no room at all; nobody is asked to do anything.
+# Members of one or many rooms; one connection each; in no room at all; nothing is said; nobody is asked to do anything.
 ROOM_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "presence", "join", "reconnect")
 LONE_KINDS: tuple[Kind, ...] = ("echo", "private")
 LOOSE_KINDS: tuple[Kind, ...] = ("handshake", "idle")
+SILENT_KINDS: tuple[Kind, ...] = ("join", "reconnect", "handshake", "idle")
 RESTING_KINDS: tuple[Kind, ...] = ("idle", "join")
 # Messages that get a place in a sequence.
 ORDERED_KINDS: tuple[Kind, ...] = ("fanout", "slow", "rooms", "mixed", "private")
@@ -156,7 +157,7 @@ class Scenario:
 
     @property
     def publishes(self) -> bool:
-        return self.kind not in ("idle", "join", "reconnect", "handshake")
+        return self.kind not in SILENT_KINDS
 
     @property
     def unit(self) -> str:

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 from tuskws_bench.loadproc import Counters
-from tuskws_bench.plan import PLURALS, RESTING_KINDS, ROOM_KINDS
+from tuskws_bench.plan import PLURALS, RESTING_KINDS, ROOM_KINDS, SILENT_KINDS
 from tuskws_bench.result import FOREIGN_LOAD_MAX, Result
 from tuskws_bench.run import OnProgress
 
@@ -51,7 +51,7 @@ def headline(result: Result) -> str:
         size = f"{scenario['rooms']:,} x {scenario['members']:,} members"
     else:
         size = f"{scenario['members']:,} connections"
-    if kind in ("idle", "join", "reconnect", "handshake"):
+    if kind in SILENT_KINDS:
         return f"{kind} ({scenario['protocol']}): {size}"
     if kind in ROOM_KINDS:
         size += f", {scenario['publishers']} publishing"

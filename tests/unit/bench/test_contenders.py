@@ -1,10 +1,27 @@
 """What the contenders need to be started, and that they say what is missing."""
 
+import socket
 from pathlib import Path
 
 import pytest
 from tuskws_bench import contenders
-from tuskws_bench.contenders import CONTENDERS, NodePeer, PythonPeer, Setting
+from tuskws_bench.contenders import CONTENDERS, ContenderError, NodePeer, PythonPeer, Setting, free_port
+
+
+def test_a_free_port_is_none_of_those_that_clients_get():
+    of_clients = int(contenders.CLIENT_PORTS.read_text().split()[0])
+    assert free_port() < max(of_clients, contenders.PORTS_UNTIL)
+
+
+def test_a_port_that_somebody_listens_on_is_not_free(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as busy, socket.create_server(("127.0.0.1", 0)) as other:
+        taken, free = busy.getsockname()[1], other.getsockname()[1]
+        other.close()
+        monkeypatch.setattr(contenders.random, "sample", lambda ports, count: [taken, free])
+        assert free_port() == free
+        monkeypatch.setattr(contenders.random, "sample", lambda ports, count: [taken])
+        with pytest.raises(ContenderError, match="free"):
+            free_port()
 
 
 def test_what_the_project_itself_installs_is_not_missing():
