@@ -32,7 +32,7 @@ def metric_of(scenario: Scenario) -> Metric:
         return lambda result: result.pss_bytes_per_connection
     if scenario.kind == "join":
         return lambda result: result.handshakes_per_s
-    if scenario.open_loop or scenario.kind in ("reconnect", "handshake"):
+    if scenario.open_loop or not scenario.publishes:
         return lambda result: result.server_cpu_us_per_delivery
     return lambda result: result.deliveries_per_s
 

@@ -6,8 +6,8 @@ Definitions, once (the README's table and `--json` use the same words):
                     connections that came back and were ready again. `unit` names it
     published       messages sent over the whole run; `accepted` those not refused; `broker_records` those that our
                     server's broker says it gave a place in a sequence
-    lost            accepted messages x members, less what arrived, over the whole run, after the drain; of replies and
-                    reconnects: those that did not come
+    lost            accepted messages x members, less what arrived, over the whole run, after the drain; of replies,
+                    reconnects and handshakes: those that did not come
     latency         intended send time to arrival, of every message that was to leave within the interval, even if it
                     came after it: an overloaded server cannot hide its slowest ones (no coordinated omission in the
                     open loop; in the closed loop a slow server slows the sender, so it is a service time)

@@ -17,7 +17,7 @@ from statistics import median_high
 from tuskws_bench.contenders import Contender, ContenderError
 from tuskws_bench.plan import Scenario
 from tuskws_bench.procfs import NoServerError
-from tuskws_bench.result import FOREIGN_LOAD_MAX, Result
+from tuskws_bench.result import FOREIGN_LOAD_MAX, PERCENTILES, Result
 from tuskws_bench.run import OnProgress, RunError, run
 
 Metric = Callable[[Result], float | None]
@@ -99,8 +99,13 @@ def median(results: list[Result], metric: Metric) -> Result:
     """Of the undisturbed rounds where there are any."""
     counted = [result for result in results if result.foreign_cores <= FOREIGN_LOAD_MAX] or results
     middle = sorted(counted, key=lambda result: metric(result) or 0.0)[(len(counted) - 1) // 2]
-    latencies = {
-        name: median_high(result.latency_us[name] for result in counted if result.latency_us)
-        for name in middle.latency_us
-    }
-    return replace(middle, latency_us=latencies)
+    return replace(
+        middle,
+        latency_us=_middle_of([each.latency_us for each in counted], middle.latency_us),
+        opening_us=_middle_of([each.opening_us for each in counted], middle.opening_us),
+    )
+
+
+def _middle_of(figures: list[dict[str, int]], own: dict[str, int]) -> dict[str, int]:
+    """`own`, with each percentile the median of all; of two the slower."""
+    return own | {name: median_high(each[name] for each in figures if each) for name in PERCENTILES if name in own}

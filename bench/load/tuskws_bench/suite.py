@@ -79,6 +79,7 @@ def cases() -> list[Case]:
             (PLAIN, COALESCING),
             lambda result: result.deliveries_per_s,
             (
+                Target("at least 1.5 M deliveries/s", _at_least(1.5e6), "worsens"),
                 Target("at least 0.7 of the coalescing C loop's deliveries", _rate_ratio(COALESCING, 0.7), "skews"),
                 Target("0 lost, 0 twice", _nothing_lost, "nothing"),
             ),
