@@ -53,6 +53,7 @@ cdef class Gate:
         double _frames_full_at           # when the buckets are full again
         double _bytes_full_at
 
+    cdef int lost(self) except -1
     cdef int _pass(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _proceed(self, const unsigned char* data, Py_ssize_t size) except -1
     cdef int _take(self, const unsigned char* data, Py_ssize_t size) except -1

@@ -214,10 +214,14 @@ cdef class Gate:
         return False
 
     def connection_lost(self, error):
+        self.lost()
+
+    cdef int lost(self) except -1:
         self._ended = True
         self._held = None
         self._rest = None
         self._connection.lost()
+        return 0
 
     def pause_writing(self):
         self._connection.pause_writing()

@@ -32,11 +32,13 @@ cdef class Poller:
         int _fd                           # of the epoll instance
         Watch _door                       # listeners and unfinished handshakes
         Watch _outcasts                   # who broke a rule: what it still sends is only dropped
+        int _nudge                        # a descriptor that has the loop turn it
         int _reserve                      # a descriptor to close when there is no other; -1: it is in use
         Inlet _inlet
         object _loop
         public object owner               # gets on_first_bytes(socket, data), on_crowded(socket) and so on
         list _sockets                     # by descriptor; None: no socket of ours
+        list _fresh                       # accepted, and not heard or not watched yet, the oldest first
         list _listeners
         list _soon                        # what waits for the end of this turn
         list _dead                        # sockets whose end is still to be told
@@ -49,19 +51,20 @@ cdef class Poller:
         readonly Py_ssize_t half_open     # those of them whose handshake is not over
 
     cdef int _fill_reserve(self) noexcept
-    cdef int _watch_also(self, int operation, Watch watch, uint32_t events) except -1
+    cdef int _watch_also(self, int operation, int fd, uint32_t events) except -1
     cdef int _serve_ready(self) except -1
     cdef int _serve_door(self) except -1
     cdef int _serve_outcasts(self) except -1
     cdef bint _is_loud(self, epoll_event* event) except -1
     cdef int _serve_loud(self, epoll_event* events, int* loud, int louds) except -1
-    cdef bint _serve_stranger(self, epoll_event* event, double until) except -1
+    cdef bint _serve_stranger(self, epoll_event* event) except -1
     cdef int _serve(self, epoll_event* event) except -1
     cdef int _tell(self, Socket socket, uint32_t events) except -1
     cdef int _enroll(self, Socket socket, int epoll) except -1
-    cdef bint _accept(self, int listener, double until) except -1
+    cdef bint _accept(self, int listener) except -1
     cdef int _accept_by_reserve(self, int listener, int error) except -1
-    cdef int _welcome(self, Socket socket, bint hear, bint may_wait) except -1
+    cdef int _hear(self, Socket socket) except -1
+    cdef int _admit(self, Socket socket, bint may_wait) except -1
     cdef Socket _take(self, int fd, object address, bint is_crowded)
     cdef int _bury(self, Socket socket) except -1
     cdef bint _reap(self) except -1
@@ -80,8 +83,11 @@ cdef class Socket:
         Gate _gate                        # the protocol after the upgrade
         object _protocol                  # the protocol before, if the first read was not enough
         bytearray _pending                # what the kernel did not take
-        object _error                     # why it ended
+        int _errno                        # why it ended; 0: nothing failed, or `_error`
+        object _error                     # what was raised while it was served
         bint _is_half_open
+        bint _is_silent                   # nothing of it has been read yet
+        bint _was_asked                   # and not because nobody looked
         bint _is_waiting                  # the owner was told that it waits
         bint _paused
         bint _closing

@@ -124,6 +124,8 @@ class World:
         end.setblocking(False)
         self.members.append(Member(end))
         self.loop.turn()
+        while self.poller.unheard:
+            self.loop.turn()
 
     # -- the poller's owner --------------------------------------------------------------------------------------------
 

@@ -172,7 +172,8 @@ class World:
         alive = sum(not peer.losses for peer in self.peers.values())
         assert alive <= self.poller.open <= alive + silent
         assert self.poller.half_open == self.poller.open, "no handshake of these was ever done"
-        assert len(self.waiting) == self.poller.half_open, "who waits is told, and who does no more"
+        heard = self.poller.half_open - self.poller.unheard
+        assert len(self.waiting) == heard, "who waits is told, and who does no more"
 
     def settle(self) -> None:
         """Everybody reads, until nothing comes any more. A turn without a word means nothing: strangers have a share of

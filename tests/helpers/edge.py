@@ -137,6 +137,7 @@ class Line:
         self.protocol: Any = None
         self.session: Any = None
         self.address = "192.0.2.1"
+        self.is_crowded = False
         self.wire = b""
         self.slow = slow
         self.lost = False

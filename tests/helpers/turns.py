@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 from typing import Any
 
@@ -10,13 +11,14 @@ class Turns:
     """As much of a loop as the poller asks for."""
 
     def __init__(self) -> None:
+        self.fd = -1
         self.reader: Callable[[], Any] = lambda: None
         self.soon: list[Callable[[], Any]] = []
         self.later: list[tuple[Callable[..., Any], tuple[Any, ...]]] = []
         self.reported: list[BaseException] = []
 
     def add_reader(self, fd: int, callback: Callable[[], Any]) -> None:
-        self.reader = callback
+        self.fd, self.reader = fd, callback
 
     def remove_reader(self, fd: int) -> None:
         self.reader = lambda: None
@@ -29,6 +31,11 @@ class Turns:
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         self.reported.append(context["exception"])
+
+    @property
+    def is_ready(self) -> bool:
+        """A loop that waited would turn it."""
+        return bool(select.select([self.fd], [], [], 0)[0])
 
     def turn(self) -> None:
         self.reader()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from tuskws_fast_ext.frame import Frame
@@ -159,6 +160,8 @@ class Desk:
         self.outbox.link = self.line  # type: ignore[assignment]
         self.sessions: dict[int, Session] = {}
         self.watchers: set[Session] = set()
+        # What the loop is to call, and when: `wait`.
+        self.later: list[tuple[float, Callable[[], None]]] = []
         self.hub = Hub(lambda: self.wall, lambda *position: None, 0.0, lambda delay, callback: None, lambda: self.now)
         self.identities = Identities(
             Terms(require_auth, message_max, items_max, 30.0, "tuskws-fast/test"),
@@ -173,7 +176,7 @@ class Desk:
             lambda: self.now,
             lambda session: None,
             lambda: 1_000 + len(self.sessions),
-            lambda: None,
+            lambda delay, callback: self.later.append((self.now + delay, callback)),
         )
         self.commands = Commands(
             self.identities,
@@ -184,6 +187,15 @@ class Desk:
             lambda: self.wall,
             lambda: self.now,
         )
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, and what was put off come about."""
+        until = self.now + seconds
+        while due := sorted((each for each in self.later if each[0] <= until), key=lambda each: each[0]):
+            self.later.remove(due[0])
+            self.now = due[0][0]
+            due[0][1]()
+        self.now = until
 
     def inbox(self, escape_html: bool = False) -> Inbox:
         """What applies the broker's records to the sessions of this desk."""

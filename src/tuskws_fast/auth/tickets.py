@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error
+from base64 import urlsafe_b64decode
+from binascii import Error, b2a_base64
 
 from tuskws_fast.auth.tokens import TokenError
 from tuskws_fast.protocol.codes import ErrorCode
@@ -25,6 +25,7 @@ KEY_BYTES = 32
 _RUN_BYTES, _NUMBER_BYTES, _MAC_BYTES = 6, 8, 16
 _BYTES = _RUN_BYTES + _NUMBER_BYTES + _MAC_BYTES
 CHARS = _BYTES * 4 // 3
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 class Tickets:
@@ -37,7 +38,7 @@ class Tickets:
 
     def issue(self, session: int) -> str:
         named = self._run + session.to_bytes(_NUMBER_BYTES, "big")
-        return urlsafe_b64encode(named + self._mac_of(named)).decode()
+        return b2a_base64(named + self._mac_of(named), newline=False).translate(_URL_SAFE).decode()
 
     def session_of(self, ticket: str) -> int:
         """The session that `ticket` names. Raises `TokenError`."""

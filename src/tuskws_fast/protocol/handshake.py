@@ -1,8 +1,7 @@
 """The HTTP phase of a connection, decided: may this request become a WebSocket, and if not, what is the answer.
 
-RFC 6455 §4.2.1 asks for a GET of HTTP/1.1 with one Host, `Upgrade: websocket`, `Connection: Upgrade` (both are lists),
-one Sec-WebSocket-Key of 16 bytes in base64, and version 13. What differs gets the status that tells why, and never a
-word of what went wrong inside.
+What RFC 6455 §4.2.1 asks for is judged in ext/upgrade. What differs gets the status that tells why, and never a word of
+what went wrong inside.
 
 Pure: a request head in, a decision out. Bytes to head is the acceptor's parser, who may connect is its policy.
 """
@@ -17,11 +16,11 @@ from http import HTTPStatus
 from urllib.parse import parse_qs
 
 from tuskws_fast_ext.head import Head
+from tuskws_fast_ext.upgrade import Fault, Upgrade, judge
 
 from tuskws_fast.protocol import codec
 
-SUBPROTOCOL = "tusk.v1"
-VERSION = b"13"
+SUBPROTOCOL = b"tusk.v1"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 # Copied for each handshake: that spares asking OpenSSL for the algorithm by name.
 _SHA1 = hashlib.sha1(usedforsecurity=False)
@@ -60,74 +59,60 @@ def encode_response(
     return "\r\n".join(lines).encode("ascii") + b"\r\n\r\n" + (b"" if head_only else body)
 
 
+METHOD_NOT_ALLOWED = Refusal(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
+# RFC 9110 §15.5.22 wants Upgrade in the answer, RFC 6455 §4.4 the version.
+UPGRADE_REQUIRED = Refusal(
+    HTTPStatus.UPGRADE_REQUIRED,
+    "A WebSocket of version 13 is needed here",
+    {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
+)
+_REFUSALS: Mapping[int, Refusal] = {
+    Fault.METHOD: METHOD_NOT_ALLOWED,
+    Fault.VERSION: Refusal(HTTPStatus.BAD_REQUEST, "A WebSocket needs HTTP/1.1"),
+    Fault.HOST: Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Host is needed"),
+    Fault.UPGRADE: UPGRADE_REQUIRED,
+    Fault.CONNECTION: Refusal(HTTPStatus.BAD_REQUEST, "Connection: Upgrade is missing"),
+    Fault.WEBSOCKET_VERSION: UPGRADE_REQUIRED,
+    Fault.KEY: Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Sec-WebSocket-Key of 16 bytes is needed"),
+    Fault.ORIGIN: Refusal(HTTPStatus.BAD_REQUEST, "At most one Origin"),
+    Fault.BODY: Refusal(HTTPStatus.BAD_REQUEST, "A handshake has no body"),
+    Fault.SUBPROTOCOL: Refusal(HTTPStatus.BAD_REQUEST, f"Only the subprotocol {SUBPROTOCOL.decode()} is spoken here"),
+}
+
+
 def split_target(target: bytes) -> tuple[str, str]:
     """(path, query) of a request target; the absolute form (RFC 9112 §3.2.2) loses scheme and authority."""
     text = target.decode("latin-1")
-    scheme, found, rest = text.partition("://")
-    if found and scheme.isalpha():
-        slash = rest.find("/")
-        text = rest[slash:] if slash >= 0 else "/"
+    if not text.startswith("/"):
+        scheme, found, rest = text.partition("://")
+        if found and scheme.isalpha():
+            slash = rest.find("/")
+            text = rest[slash:] if slash >= 0 else "/"
     path, _, query = text.partition("?")
     return path, query
 
 
 def wants_upgrade(head: Head) -> bool:
     """The request names a protocol to switch to: it is answered as a WebSocket handshake, good or bad."""
-    return bool(head.all(b"upgrade")) or bool(head.all(b"sec-websocket-key"))
+    return head.has(b"upgrade") or head.has(b"sec-websocket-key")
 
 
-def check_upgrade(head: Head) -> Refusal | bytes:
-    """The Sec-WebSocket-Key of an acceptable handshake, else why it is not."""
-    if head.method != "GET":
-        return Refusal(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"})
-    if head.version != "1.1":
-        return Refusal(HTTPStatus.BAD_REQUEST, "A WebSocket needs HTTP/1.1")
-    hosts = head.all(b"host")
-    if len(hosts) != 1 or not hosts[0]:
-        return Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Host is needed")
-    if not head.lists(b"upgrade", b"websocket"):
-        return upgrade_required()
-    if not head.lists(b"connection", b"upgrade"):
-        return Refusal(HTTPStatus.BAD_REQUEST, "Connection: Upgrade is missing")
-    versions = head.all(b"sec-websocket-version")
-    if len(versions) != 1 or versions[0] != VERSION:
-        return upgrade_required()
-    keys = head.all(b"sec-websocket-key")
-    if len(keys) != 1 or not _is_key(keys[0]):
-        return Refusal(HTTPStatus.BAD_REQUEST, "Exactly one Sec-WebSocket-Key of 16 bytes is needed")
-    if len(head.all(b"origin")) > 1:
-        return Refusal(HTTPStatus.BAD_REQUEST, "At most one Origin")
-    if head.all(b"transfer-encoding") or any(length.strip(b"0") for length in head.all(b"content-length")):
-        # Whoever stands in front of us would take for a body what we read as frames.
-        return Refusal(HTTPStatus.BAD_REQUEST, "A handshake has no body")
-    offered = head.tokens(b"sec-websocket-protocol")
-    if offered and SUBPROTOCOL.encode() not in offered:
-        return Refusal(HTTPStatus.BAD_REQUEST, f"Only the subprotocol {SUBPROTOCOL} is spoken here")
-    return keys[0]
+def check_upgrade(head: Head) -> Refusal | Upgrade:
+    """An acceptable handshake, else why it is not."""
+    upgrade = judge(head, SUBPROTOCOL)
+    return _REFUSALS[upgrade.fault] if upgrade.fault else upgrade
 
 
-def upgrade_required() -> Refusal:
-    """RFC 9110 §15.5.22 wants Upgrade in the answer, RFC 6455 §4.4 the version."""
-    return Refusal(
-        HTTPStatus.UPGRADE_REQUIRED,
-        "A WebSocket of version 13 is needed here",
-        {"Upgrade": "websocket", "Sec-WebSocket-Version": VERSION.decode()},
-    )
-
-
-def switching_protocols(head: Head, key: bytes, extensions: str | None = None) -> bytes:
+def switching_protocols(upgrade: Upgrade, extensions: str | None = None) -> bytes:
     """The 101 for an acceptable handshake (RFC 6455 §4.2.2); `extensions` is what was agreed, in our own words."""
     digest = _SHA1.copy()
-    digest.update(key)
-    digest.update(_GUID)
+    digest.update(upgrade.key + _GUID)
     accept = binascii.b2a_base64(digest.digest(), newline=False)
-    response = _SWITCHING + accept + b"\r\n"
-    # Only what was offered may be chosen, and an empty header offers nothing.
-    if head.tokens(b"sec-websocket-protocol"):
-        response += b"Sec-WebSocket-Protocol: tusk.v1\r\n"
+    # Only what was offered may be chosen.
+    chosen = b"\r\nSec-WebSocket-Protocol: " + SUBPROTOCOL if upgrade.offers_subprotocol else b""
     if extensions is not None:
-        response += f"Sec-WebSocket-Extensions: {extensions}\r\n".encode("ascii")
-    return response + b"\r\n"
+        chosen += f"\r\nSec-WebSocket-Extensions: {extensions}".encode("ascii")
+    return b"".join((_SWITCHING, accept, chosen, b"\r\n\r\n"))
 
 
 def bearer_token(head: Head, query: str, allow_query: bool) -> str | None:
@@ -142,10 +127,3 @@ def bearer_token(head: Head, query: str, allow_query: bool) -> str | None:
         if found:
             return found[0]
     return None
-
-
-def _is_key(value: bytes) -> bool:
-    try:
-        return len(value) == 24 and len(binascii.a2b_base64(value, strict_mode=True)) == 16
-    except binascii.Error:
-        return False

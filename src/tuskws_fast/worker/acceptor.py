@@ -1,8 +1,8 @@
 """From an accepted socket to a session: the HTTP phase of every connection, and the hand-over to picows.
 
-    plain socket (ext/sockets) ─▶ read_head ─┐ what it leaves to others: httptools
-    encrypted one (worker/tls) ─▶ httptools ─┴▶ Head ─▶ protocol.handshake decides ─▶ refusal, small page
-                                                                                    └▶ connection, gate in front of it
+    plain socket (ext/sockets) ─▶ read_head ──┐ what it leaves to others: HeadReader
+    encrypted one (worker/tls) ─▶ HeadReader ─┴▶ Head ─▶ protocol.handshake decides ─▶ refusal, small page
+                                                                                     └▶ connection, gate in front of it
 
 The acceptor owns the HTTP phase because picows answers every fault with 400, knows no HEAD and no 426, and refuses
 `Connection: keep-alive, Upgrade` (measured; docs/decisions/0001). Frames are picows' again: one parser for the worker,
@@ -20,9 +20,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, cast
+from typing import cast
 
-import httptools
 from tuskws_fast_ext.connection import Connection
 from tuskws_fast_ext.deflate import Compression, CompressionPool
 from tuskws_fast_ext.gate import Gate, Inlet
@@ -30,6 +29,7 @@ from tuskws_fast_ext.head import Head, read_head
 from tuskws_fast_ext.parser import FrameParser
 from tuskws_fast_ext.sockets import Socket
 from tuskws_fast_ext.tables import Counters
+from tuskws_fast_ext.upgrade import Upgrade
 
 from tuskws_fast.auth.forwarded import TrustedProxies, came_by_tls
 from tuskws_fast.auth.origin import OriginPolicy
@@ -39,6 +39,7 @@ from tuskws_fast.protocol import extensions, handshake
 from tuskws_fast.protocol.codes import ErrorCode
 from tuskws_fast.protocol.extensions import Agreement, MalformedHeaderError, Policy
 from tuskws_fast.protocol.handshake import Refusal
+from tuskws_fast.protocol.head_reader import HEAD_BYTES_MAX, HeadError, HeadReader
 from tuskws_fast.worker.doorkeeper import Doorkeeper
 from tuskws_fast.worker.echo import ECHO_PATH, Echo, EchoSession
 from tuskws_fast.worker.frames import picows_protocol
@@ -49,8 +50,6 @@ from tuskws_fast.worker.shortage import Shortage
 
 log = logging.getLogger(__name__)
 
-HEAD_BYTES_MAX = 16 * 1024
-HEADERS_MAX = 100
 # Of the sockets that a worker has descriptors for: above the first share upgrades are refused with 503, above the
 # second a few clients at a time may still ask how the node is.
 SOCKETS_SHARE, SOCKETS_HARD_SHARE = 0.90, 0.97
@@ -190,7 +189,7 @@ class Acceptor:
         """Answer a complete request: upgrade, page or refusal."""
         path, query = handshake.split_target(head.target)
         if head.method not in ("GET", "HEAD"):
-            self._refuse(attempt, Refusal(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": "GET, HEAD"}))
+            self._refuse(attempt, handshake.METHOD_NOT_ALLOWED)
             return
         if not handshake.wants_upgrade(head):
             attempt.respond(self._plain_answer(path, head.method == "HEAD"))
@@ -204,12 +203,12 @@ class Acceptor:
             self.counters.add(Metric.REFUSED_PATH)
             attempt.refuse(Refusal(HTTPStatus.NOT_FOUND))
             return
-        key = handshake.check_upgrade(head)
-        if isinstance(key, Refusal):
-            self._refuse(attempt, key)
+        upgrade = handshake.check_upgrade(head)
+        if isinstance(upgrade, Refusal):
+            self._refuse(attempt, upgrade)
             return
         try:
-            agreement = self._agree(head)
+            agreement = self._agree(upgrade.extensions)
         except MalformedHeaderError:
             self._refuse(attempt, Refusal(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Extensions is malformed"))
             return
@@ -227,17 +226,16 @@ class Acceptor:
             attempt.refuse(admitted)
             return
         if echo is not None:
-            self._upgrade(attempt, head, key, echo.new_session(attempt.address), agreement, echo.lane)
+            self._upgrade(attempt, upgrade, echo.new_session(attempt.address), agreement, echo.lane)
             return
         session = self._new_session(attempt.address)
         session.address_admitted = True
         session.token_identity = admitted
-        self._upgrade(attempt, head, key, session, agreement, self._lane)
+        self._upgrade(attempt, upgrade, session, agreement, self._lane)
 
-    def _agree(self, head: Head) -> Agreement | None:
+    def _agree(self, offered: tuple[bytes, ...]) -> Agreement | None:
         """What is agreed on the client's extensions. Raises `MalformedHeaderError`."""
         policy = self.settings.compression
-        offered = tuple(head.all(b"sec-websocket-extensions"))
         if policy is None or not offered:
             return None
         if offered in self._agreements:
@@ -254,7 +252,7 @@ class Acceptor:
         if page is not None:
             return handshake.encode_response(page.status, page.body, page.content_type, head_only=head_only)
         self.counters.add(Metric.REFUSED_PATH)
-        refusal = handshake.upgrade_required() if path in PATHS else Refusal(HTTPStatus.NOT_FOUND)
+        refusal = handshake.UPGRADE_REQUIRED if path in PATHS else Refusal(HTTPStatus.NOT_FOUND)
         return refusal.encode(head_only)
 
     def _refuse(self, attempt: Handshake, refusal: Refusal) -> None:
@@ -311,8 +309,7 @@ class Acceptor:
     def _upgrade(
         self,
         attempt: Handshake,
-        head: Head,
-        key: bytes,
+        upgrade: Upgrade,
         session: Session | EchoSession,
         agreement: Agreement | None,
         lane: Lane,
@@ -336,7 +333,7 @@ class Acceptor:
         else:
             transport.set_protocol(cast(asyncio.BaseProtocol, gate))
             fd = transport.get_extra_info("socket").fileno()
-        response = handshake.switching_protocols(head, key, agreement.header if agreement is not None else None)
+        response = handshake.switching_protocols(upgrade, agreement.header if agreement is not None else None)
         session.connection.open(transport, fd, response, attempt.is_secure)
         if behind:
             gate.feed(behind)
@@ -361,19 +358,16 @@ def _no_room() -> Refusal:
 
 
 class Handshake(asyncio.BufferedProtocol):
-    """One socket, from accept to a decision. Also the receiver of httptools' callbacks."""
+    """One socket, from accept to a decision."""
 
     __slots__ = (
         "_acceptor",
         "_behind",
-        "_complete",
-        "_headers",
         "_is_plain",
-        "_parser",
-        "_received",
-        "_target",
+        "_reader",
         "address",
         "is_connected",
+        "is_crowded",
         "is_secure",
         "transport",
     )
@@ -384,33 +378,28 @@ class Handshake(asyncio.BufferedProtocol):
         # Under TLS the transport is here from accept on, and speaks from `connection_made` on.
         self.is_connected = False
         self.is_secure = False
-        # A plain socket's time is kept by the poller.
+        self.is_crowded = False
+        # The poller keeps the time of a plain socket: the door does not know this object.
         self._is_plain = False
         self._acceptor = acceptor
-        self._parser: Any = None
-        self._target = b""
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._received = 0
-        self._complete = False
+        self._reader: HeadReader | None = None
         self._behind = b""
 
     def begin(self, sock: Socket, data: bytes) -> None:
         """A plain socket with its first bytes. Nearly always that is the request, whole and in its plain form."""
         self.transport = sock
         self.address = sock.address
+        self.is_crowded = sock.is_crowded
         self.is_connected = self._is_plain = True
         head = read_head(data)
         if head is None or head.size > HEAD_BYTES_MAX:
             sock.set_protocol(self)
-            self._parser = httptools.HttpRequestParser(self)
+            self._reader = HeadReader()
             self._feed(data)
             return
-        self._behind = data[head.size :]
+        if head.size < len(data):
+            self._behind = data[head.size :]
         self._conclude(head)
-
-    @property
-    def is_crowded(self) -> bool:
-        return isinstance(self.transport, Socket) and self.transport.is_crowded
 
     # -- asyncio -------------------------------------------------------------------------------------------------
 
@@ -424,7 +413,7 @@ class Handshake(asyncio.BufferedProtocol):
         # It has to tell at once when it holds anything (ext/connection).
         encrypted.set_write_buffer_limits(high=0)
         if self.is_secure or self._acceptor.began(self):
-            self._parser = httptools.HttpRequestParser(self)
+            self._reader = HeadReader()
         else:
             self._acceptor.counters.add(Metric.REFUSED_TOTAL)
             self.refuse(_no_room())
@@ -437,60 +426,22 @@ class Handshake(asyncio.BufferedProtocol):
         return self._acceptor.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if self._parser is not None:
-            self._feed(bytes(self._acceptor.buffer[:nbytes]))
+        self._feed(bytes(self._acceptor.buffer[:nbytes]))
 
     def _feed(self, data: bytes) -> None:
-        before = self._received
-        self._received += len(data)
+        if self._reader is None:
+            return
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._behind = data[upgrade.args[0] :]
-            self._decide()
-        except httptools.HttpParserError:
-            self._refuse_malformed(data, before)
-        else:
-            if self._complete:
-                self._decide()
-            elif self._received > HEAD_BYTES_MAX:
-                self._refuse_head_size()
-
-    def _refuse_malformed(self, data: bytes, before: int) -> None:
-        if self._received > HEAD_BYTES_MAX or len(self._headers) > HEADERS_MAX:
-            self._refuse_head_size()
-        else:
+            head = self._reader.feed(data)
+        except HeadError as error:
             self._acceptor.counters.add(Metric.REFUSED_BAD_REQUEST)
-            self.refuse(Refusal(HTTPStatus.BAD_REQUEST))
-
-    def _refuse_head_size(self) -> None:
-        self._acceptor.counters.add(Metric.REFUSED_BAD_REQUEST)
-        self.refuse(Refusal(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
-
-    # -- httptools -----------------------------------------------------------------------------------------------
-
-    def on_url(self, url: bytes) -> None:
-        self._target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # RFC 9110 §5.5: white space around a value is no part of it; the parser leaves what is behind.
-        self._headers.append((name.lower(), value.rstrip(b" \t")))
-        if len(self._headers) > HEADERS_MAX:
-            raise httptools.HttpParserError("too many headers")
-
-    def on_message_complete(self) -> None:
-        self._complete = True
+            self.refuse(Refusal(error.status))
+            return
+        if head is not None:
+            self._behind = self._reader.behind
+            self._conclude(head)
 
     # -- the end of the handshake ----------------------------------------------------------------------------------
-
-    def _decide(self) -> None:
-        parser = self._parser
-        if len(self._headers) > HEADERS_MAX or self._received - len(self._behind) > HEAD_BYTES_MAX:
-            self._refuse_head_size()
-            return
-        self._conclude(
-            Head(parser.get_method().decode("ascii"), self._target, parser.get_http_version(), self._headers)
-        )
 
     def _conclude(self, head: Head) -> None:
         try:
@@ -536,7 +487,6 @@ class Handshake(asyncio.BufferedProtocol):
     def _finished(self) -> None:
         # Whoever still holds this object (a callback under way) holds nothing big.
         self.transport = None
-        self._parser = None
-        self._headers = []
-        self._target = b""
-        self._acceptor.door.leave(self)
+        self._reader = None
+        if not self._is_plain:
+            self._acceptor.door.leave(self)

@@ -31,14 +31,16 @@ if TYPE_CHECKING:
     from tuskws_fast_ext.tables import Counters
 
 AUTH_FAILURES_MAX = 5  # protocol §3
+# How long a guest has to have been here before the broker is told of it, unless it asks for something.
+GUEST_WAIT_S = 0.05
 
 
 class Identities:
     """`clock` is Unix time, `monotonic` the deadlines' clock. `sessions` and `watchers` (who wants everyone's presence)
     are the worker's tables, kept here: a session is in them from `opened` to `closed`. `file(session)` puts it into the
     timer wheel for its next deadline: at the start, when one came nearer, and under another number. `new_number()` is
-    the number of another connection, `announce_soon()` sees to it that `announce` is called. Without `tickets` no
-    session can be resumed."""
+    the number of another connection, `call_later(seconds, callback)` the loop's. Without `tickets` no session can be
+    resumed."""
 
     def __init__(
         self,
@@ -54,7 +56,7 @@ class Identities:
         monotonic: Callable[[], float],
         file: Callable[[Session], None],
         new_number: Callable[[], int],
-        announce_soon: Callable[[], object],
+        call_later: Callable[[float, Callable[[], None]], object],
         tickets: Tickets | None = None,
         revocations: Revocations | None = None,
     ) -> None:
@@ -62,7 +64,7 @@ class Identities:
         self.verifier = verifier
         self.sessions = sessions
         self.watchers = watchers
-        # A guest may wait for `announce`: nothing of ours speaks of it before.
+        # A guest may wait for `_announce`: nothing of ours speaks of it before.
         self.may_wait = True
         self._outbox = outbox
         self._hub = hub
@@ -72,14 +74,15 @@ class Identities:
         self._monotonic = monotonic
         self._file = file
         self._new_number = new_number
-        self._announce_soon = announce_soon
+        self._call_later = call_later
         self._tickets = tickets
         # Shared with the verifier.
         self.revocations = revocations if revocations is not None else Revocations()
         # Seeded by the system, in this process: no two guests of a node share a name. It is no secret.
         self._names = random.Random()
-        # Guests whom the broker has not been told of: `announce`.
-        self._unannounced: set[Session] = set()
+        # Guests whom the broker has not been told of, as they came: `_announce`.
+        self._unannounced: dict[Session, None] = {}
+        self._will_announce = False
 
     def take_terms(self, terms: Terms) -> None:
         """Go by `terms` from now on."""
@@ -102,20 +105,42 @@ class Identities:
         self.sessions[session.number] = session
         self._counters.add(Metric.CONNECTIONS_OPENED)
         session.address_key = self._limits.address_key(session.address)
-        self._file(session)
-        if identity is None and self.terms.require_auth:
+        if identity is not None:
+            if not self._identify(session, identity):
+                return
+        elif self.terms.require_auth:
             session.rate_key = self._limits.key("connection", str(session.number))
-        elif identity is None:
-            name = f"guest-{self._names.getrandbits(48):012x}"
-            identity = Identity(user=name, username=name, roles=(), grants=NO_GRANTS, expires_at=None)
-            session.is_guest = True
-        if identity is not None and not self._identify(session, identity):
+        else:
+            self._make_guest(session)
+        if session.expires_at is None:
+            self._file(session)
+        if session.user is None:
+            told = b'"session":null,"authenticated":false'
+        else:
+            ticket, user = codec.encode(self.ticket_of(session)), codec.encode(user_of(session))
+            told = b'"session":%b,"authenticated":true,"user":%b' % (ticket, user)
+        session.reply(b'%b,"connection_id":"%x",%b}' % (self._welcome, session.number, told))
+
+    def _make_guest(self, session: Session) -> None:
+        """Nobody has to say who they are: a name of the moment, which no other connection has."""
+        name = f"guest-{self._names.getrandbits(48):012x}"
+        session.user = session.username = name
+        session.user_json = b'"%b"' % name.encode()
+        session.is_guest = True
+        session.told_at = session.opened_at
+        session.rate_key = self._guest_key()
+        session.connection.trust()
+        if not self.may_wait:
+            self.attach(session)
             return
-        who = b"false" if identity is None else b'true,"user":%b' % codec.encode(user_of(session))
-        ticket = b"null" if identity is None else codec.encode(self.ticket_of(session))
-        session.reply(
-            b'%b,"connection_id":"%x","session":%b,"authenticated":%b}' % (self._welcome, session.number, ticket, who)
-        )
+        self._unannounced[session] = None
+        if not self._will_announce:
+            self._announce_later()
+
+    def _guest_key(self) -> int:
+        """A name of the moment is nobody's to aim at: any key will do, and a hash costs as much as a tenth of the rest.
+        0 marks an empty slot."""
+        return self._names.getrandbits(64) | 1
 
     def closed(self, session: Session, clean: bool) -> None:
         """The connection is gone: leave every room here; the broker keeps the membership for the grace, or not."""
@@ -134,7 +159,7 @@ class Identities:
         for room in session.rooms:
             self._hub.leave(session.connection, room)
         if session in self._unannounced:
-            self._unannounced.discard(session)
+            del self._unannounced[session]
         elif session.user is not None:
             self._outbox.send(records.Detach(session.number, clean))
         self._release_user(session)
@@ -171,16 +196,11 @@ class Identities:
             self._drop_identity(session, self._new_number())
         if not self._take_identity(session, identity):
             return False
-        if session.is_guest and self.may_wait:
-            if not self._unannounced:
-                self._announce_soon()
-            self._unannounced.add(session)
-        else:
-            self.attach(session)
+        self.attach(session)
         return True
 
     def _take_identity(self, session: Session, identity: Identity) -> bool:
-        if not session.user_admitted:
+        if not session.user_admitted and not session.is_guest:
             if not self._limits.admit_user(identity.user):
                 self._counters.add(Metric.REFUSED_PER_USER)
                 session.connection.close(CloseCode.TOO_MANY_CONNECTIONS, b"too many connections of this user")
@@ -203,9 +223,7 @@ class Identities:
         session.expires_at = identity.expires_at
         session.token_id, session.issued_at = identity.token_id, identity.issued_at
         if session.is_guest:
-            # A name of the moment is nobody's to aim at: any key will do, and a hash costs as much as a tenth of the
-            # rest. 0 marks an empty slot.
-            session.rate_key = self._names.getrandbits(64) | 1
+            session.rate_key = self._guest_key()
         else:
             session.rate_key = self._limits.key("rate", identity.user)
             session.address_key = 0
@@ -213,13 +231,22 @@ class Identities:
             self._file(session)
         return True
 
-    def announce(self) -> None:
-        """Attach the guests who came since the last call. Until a guest asks the broker for something, nobody knows
-        its name, so that may wait some milliseconds; and who is gone by then was never there. Both processes would be
-        woken for each otherwise: a third of what a handshake costs, and all of what a storm of them costs the broker.
+    def _announce(self) -> None:
+        """Attach the guests who stayed. Until a guest asks the broker for something, nobody knows its name, so that may
+        wait; and who is gone by then was never there. Both processes would be woken for each otherwise: a third of what
+        a handshake costs, and all of what a storm of them costs the broker.
         """
-        while self._unannounced:
-            self.attach(next(iter(self._unannounced)))
+        self._will_announce = False
+        since = self._monotonic() - GUEST_WAIT_S
+        for session in list(self._unannounced):
+            if session.told_at > since:
+                self._announce_later()
+                return
+            self.attach(session)
+
+    def _announce_later(self) -> None:
+        self._will_announce = True
+        self._call_later(GUEST_WAIT_S, self._announce)
 
     def _drop_identity(self, session: Session, number: int) -> None:
         """A guest signs in, or a session is resumed here: what the connection held ends first, and its number with
@@ -231,7 +258,7 @@ class Identities:
         session.inbox_at, session.inbox_epoch = 0, ""
         session.is_guest = False
         if session in self._unannounced:
-            self._unannounced.discard(session)
+            del self._unannounced[session]
         else:
             self._outbox.send(records.Detach(session.number, True))
         self._renumber(session, number)
@@ -246,7 +273,7 @@ class Identities:
     def attach(self, session: Session) -> None:
         """Tell the broker who is here (again): identity, presence mode and status of this connection."""
         assert session.user is not None, "only a session with an identity has a lease"
-        self._unannounced.discard(session)
+        self._unannounced.pop(session, None)
         self._outbox.send(
             records.Attach(
                 session.number,

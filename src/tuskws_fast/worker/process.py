@@ -71,8 +71,6 @@ TICK_S = 1.0
 # Looks for records whose doorbell was lost; `lost_wakeup_rescued` counts them and must stay 0. At 20 looks a second a
 # process at rest used 0.3 % of a core.
 SAFETY_TICK_S = 0.25
-# How long a guest may wait for others who come, to be told of together.
-ANNOUNCE_S = 0.05
 # Records applied before sockets get their turn: 2 ms of work. A busy worker finds several of each room among them, and
 # writes them in one go.
 DRAIN_MAX = 1024
@@ -213,7 +211,7 @@ class Worker:
             self._loop.time,
             self._file,
             self._new_number,
-            lambda: self._loop.call_later(ANNOUNCE_S, self._identities.announce),
+            self._loop.call_later,
             Tickets(context.memory.ticket_key, context.memory.secret) if config.timeouts.keep_alive_timeout else None,
             self._revocations,
         )
@@ -399,7 +397,8 @@ class Worker:
         now = self._loop.time()
         more = departure.tick(now)
         # Where the node lives on, handshakes that came to us are finished; their own deadline bounds them.
-        here = bool(self._sessions) or (departure.finishes_handshakes and self._acceptor.door.half_open > 0)
+        unfinished = self._acceptor.door.half_open + self._poller.unheard
+        here = bool(self._sessions) or (departure.finishes_handshakes and unfinished > 0)
         unsent = self._link is not None and self._link.congested
         if now >= departure.deadline or not (here or unsent):
             self._outbox.flush()

@@ -217,9 +217,10 @@ class Session(Caller):
 
     def next_deadline(self, now: float, wall: float, times: SessionTimes) -> float:
         """When `on_timer` should look (again)."""
-        due = max(self.connection.last_input, self.pinged_at) + (
-            times.heartbeat_timeout_s if self.pinged_at else times.heartbeat_interval_s
-        )
+        if self.pinged_at:
+            due = max(self.connection.last_input, self.pinged_at) + times.heartbeat_timeout_s
+        else:
+            due = self.connection.last_input + times.heartbeat_interval_s
         if self.user is None:
             due = min(due, self.opened_at + times.auth_s)
         if self.expires_at is not None:

@@ -26,7 +26,9 @@ class Wheel(Generic[T]):
 
     def add(self, item: T, due: float) -> None:
         """File `item` for the second after `due` (never early, up to a second late)."""
-        ahead = min(max(int(due) + 1 - self._tick, 1), SLOTS - 1)
+        ahead = int(due) + 1 - self._tick
+        if not 1 <= ahead < SLOTS:
+            ahead = min(max(ahead, 1), SLOTS - 1)
         self._slots[(self._tick + ahead) % SLOTS].append(item)
 
     def advance(self, now: float) -> list[T]:

@@ -390,11 +390,34 @@ def test_of_who_comes_at_once_those_are_heard_that_there_is_time_for(host: Host)
     ends = [socket.create_connection(host.listener.getsockname()) for _ in range(3)]
     for end in ends:
         end.sendall(b"hello")
-    host.loop.turn()
-    assert (host.poller.open, len(host.sockets)) == (3, 1)
-    host.until(lambda: len(host.sockets) == 3)
+    host.loop.reader()
+    assert (host.poller.open, host.poller.unheard, len(host.sockets)) == (3, 2, 1)
+    for heard in (2, 3):
+        assert host.loop.is_ready, "though the kernel has nothing new"
+        host.loop.reader()
+        assert (host.poller.unheard, len(host.sockets)) == (3 - heard, heard)
+    assert not host.loop.is_ready
     for end in ends:
         end.close()
+
+
+def test_who_says_nothing_yet_is_asked_again_behind_the_others(host: Host) -> None:
+    slow, quick = (socket.create_connection(host.listener.getsockname()) for _ in range(2))
+    host.on_bytes = lambda sock, data: slow.sendall(b"later") if len(host.sockets) == 1 else None
+    quick.sendall(b"hello")
+    host.loop.reader()
+    assert host.heard == b"hellolater"
+    slow.close()
+    quick.close()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.10.200.9", "127.255.99.100"])
+def test_an_address_is_told_as_everybody_writes_it(host: Host, address: str) -> None:
+    end = socket.create_connection(host.listener.getsockname(), source_address=(address, 0))
+    end.sendall(b"hello")
+    host.until(lambda: host.sockets)
+    assert host.sockets[0].address == address
+    end.close()
 
 
 def test_who_broke_the_protocol_cannot_push_what_is_only_dropped(host: Host) -> None:

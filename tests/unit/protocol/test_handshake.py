@@ -4,6 +4,7 @@ from http import HTTPStatus
 
 import pytest
 from tuskws_fast_ext.head import Head
+from tuskws_fast_ext.upgrade import Upgrade
 
 from tuskws_fast.protocol import handshake
 from tuskws_fast.protocol.handshake import Refusal
@@ -39,7 +40,9 @@ def head(*changes: tuple[bytes, bytes | None], method: str = "GET", version: str
     ],
 )
 def test_good_requests_give_their_key(request_head: Head) -> None:
-    assert handshake.check_upgrade(request_head) == KEY
+    upgrade = handshake.check_upgrade(request_head)
+    assert isinstance(upgrade, Upgrade)
+    assert upgrade.key == KEY
 
 
 @pytest.mark.parametrize(
@@ -110,8 +113,9 @@ def test_response_to_head_has_the_length_and_no_body() -> None:
 )
 def test_only_a_subprotocol_that_was_offered_is_selected(offered: tuple[bytes, ...], selected: bool) -> None:
     request_head = head(*((b"sec-websocket-protocol", value) for value in offered))
-    assert not isinstance(handshake.check_upgrade(request_head), Refusal)
-    response = handshake.switching_protocols(request_head, KEY)
+    upgrade = handshake.check_upgrade(request_head)
+    assert isinstance(upgrade, Upgrade)
+    response = handshake.switching_protocols(upgrade)
     assert (b"Sec-WebSocket-Protocol: tusk.v1\r\n" in response) is selected
     # The answer to the key of RFC 6455 §1.3.
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in response

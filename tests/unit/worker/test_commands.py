@@ -12,7 +12,7 @@ from tuskws_fast.ipc import records
 from tuskws_fast.metrics import Metric
 from tuskws_fast.protocol import codec
 from tuskws_fast.worker.commands import FAULTS_MAX
-from tuskws_fast.worker.identities import AUTH_FAILURES_MAX
+from tuskws_fast.worker.identities import AUTH_FAILURES_MAX, GUEST_WAIT_S
 from tuskws_fast.worker.session import RATE_REFUSALS_MAX, Session
 
 SECRET = "s" * 32
@@ -25,7 +25,7 @@ def say(session: Session, **command: object) -> None:
 def greeted(desk: Desk, number: int = 1) -> tuple[Session, Wire]:
     session, wire = desk.connect(number)
     wire.sent.clear()
-    desk.identities.announce()
+    desk.wait(2 * GUEST_WAIT_S)
     desk.line.take()
     return session, wire
 
@@ -41,7 +41,7 @@ def test_a_guest_is_greeted_at_once_and_announced_with_the_next_batch() -> None:
     guest = welcome["user"]["id"]
     attach = records.Attach(1, guest, guest, [], records.PresenceMode.ROOMS, "online", told_at=desk.now)
     for announced in ([attach], []):
-        desk.identities.announce()
+        desk.wait(2 * GUEST_WAIT_S)
         assert desk.line.take() == announced
 
 
@@ -51,7 +51,7 @@ def test_a_guest_who_asks_the_broker_for_something_is_announced_before_it() -> N
     say(session, type="join_room", room="r")
     attach, join = desk.line.take()
     assert (type(attach), type(join)) == (records.Attach, records.Join)
-    desk.identities.announce()
+    desk.wait(2 * GUEST_WAIT_S)
     assert desk.line.take() == []
 
 
@@ -59,7 +59,7 @@ def test_a_guest_who_is_gone_before_the_batch_was_never_there() -> None:
     desk = Desk()
     session, _ = desk.connect()
     session.on_closed(1000)
-    desk.identities.announce()
+    desk.wait(2 * GUEST_WAIT_S)
     assert desk.line.take() == []
 
 
@@ -291,13 +291,48 @@ class TestAuth:
 
 
 def test_the_end_of_a_session_gives_everything_back_once() -> None:
-    desk = Desk()
+    desk = Desk(verifier=Verifier([SECRET]))
     session, _ = greeted(desk)
+    say(session, type="auth", token=make_token(SECRET, "ada", now=desk.wall))
+    desk.line.take()
     session.address_admitted = True
     session.on_closed(1000)
-    assert desk.line.take() == [records.Detach(1, True)]
-    assert desk.allowance.released == [session.user, "127.0.0.1", "connection"]
+    assert desk.line.take() == [records.Detach(session.number, True)]
+    assert desk.allowance.released == ["ada", "127.0.0.1", "connection"]
     assert desk.sessions == {}
+
+
+def test_guests_who_come_and_go_are_waited_for_once() -> None:
+    desk = Desk()
+    for number in range(100):
+        session, _ = desk.connect(number)
+        desk.wait(0.3 * GUEST_WAIT_S)
+        session.on_closed(1006)
+        assert len(desk.later) == 1
+    assert desk.line.take() == []
+    desk.wait(2 * GUEST_WAIT_S)
+    assert desk.later == []
+
+
+def test_a_guest_counts_for_no_user() -> None:
+    desk = Desk()
+    desk.allowance.users_full = True
+    session, wire = greeted(desk)
+    assert wire.closed is None
+    session.on_closed(1000)
+    assert desk.allowance.released == ["connection"]
+
+
+def test_a_guest_who_stays_is_announced_and_a_later_one_waits_its_own_time() -> None:
+    desk = Desk()
+    desk.connect(1)
+    desk.wait(0.8 * GUEST_WAIT_S)
+    desk.connect(2)
+    assert desk.line.take() == []
+    desk.wait(0.5 * GUEST_WAIT_S)
+    assert [record.conn for record in desk.line.take()] == [1]
+    desk.wait(2 * GUEST_WAIT_S)
+    assert [record.conn for record in desk.line.take()] == [2]
 
 
 def test_only_a_normal_close_is_a_clean_end() -> None:
