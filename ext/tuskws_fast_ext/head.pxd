@@ -1,3 +1,7 @@
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.string cimport memcmp
+
+
 cdef class Head:
     cdef:
         readonly str method
@@ -6,4 +10,6 @@ cdef class Head:
         readonly object headers
         readonly Py_ssize_t size
 
-    cpdef list all(self, bytes name)
+
+cdef inline bint is_name(bytes text, const char* wanted, Py_ssize_t size) noexcept:
+    return PyBytes_GET_SIZE(text) == size and not memcmp(PyBytes_AS_STRING(text), wanted, size)

@@ -52,35 +52,27 @@ cdef class Head:
         self.version = version
         self.headers = headers
 
-    cpdef list all(self, bytes name):
+    def all(self, bytes name not None):
         """The values of all such headers, in order."""
         cdef list found = []
         for pair in self.headers:
-            if is_same((<tuple?>pair)[0], name):
+            if is_name(<bytes?>(<tuple?>pair)[0], PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)):
                 found.append((<tuple>pair)[1])
         return found
 
     def has(self, bytes name not None):
         """There is such a header."""
         for pair in self.headers:
-            if is_same((<tuple?>pair)[0], name):
+            if is_name(<bytes?>(<tuple?>pair)[0], PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)):
                 return True
         return False
 
     def first(self, bytes name not None):
         """The first such header as text, for values that are compared, never repeated."""
         for pair in self.headers:
-            if is_same((<tuple?>pair)[0], name):
+            if is_name(<bytes?>(<tuple?>pair)[0], PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name)):
                 return (<bytes?>(<tuple>pair)[1]).decode("latin-1")
         return None
-
-
-cdef inline bint is_same(object text, bytes wanted) except -1:
-    cdef Py_ssize_t size = PyBytes_GET_SIZE(wanted)
-    return (
-        PyBytes_GET_SIZE(<bytes?>text) == size
-        and not memcmp(PyBytes_AS_STRING(<bytes>text), PyBytes_AS_STRING(wanted), size)
-    )
 
 
 def read_head(bytes data not None):

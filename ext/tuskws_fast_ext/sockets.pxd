@@ -86,8 +86,7 @@ cdef class Socket:
         int _errno                        # why it ended; 0: nothing failed, or `_error`
         object _error                     # what was raised while it was served
         bint _is_half_open
-        bint _is_silent                   # nothing of it has been read yet
-        bint _was_asked                   # and not because nobody looked
+        bint _was_asked                   # it was heard, and had said nothing
         bint _is_waiting                  # the owner was told that it waits
         bint _paused
         bint _closing

@@ -22,7 +22,9 @@ cost a connection no more than a few do (docs/decisions/0007). Who broke a rule 
 writing is thirty reads, and there may be hundreds of such peers. What they send is dropped for a share of a turn, and
 then not looked at for a while: the kernel has them wait.
 
-Everything is level-triggered: what a turn leaves over, the next one finds. Ends are told after the turn's events, so
+Everything is level-triggered: what a turn leaves over, the next one finds. Those who are accepted and not heard yet are in
+no epoll instance: for them a descriptor that is always readable, and told of once, has the next turn come, behind whatever
+else the loop has to do. Ends are told after the turn's events, so
 a descriptor is not used again while events of its last owner may be in the same batch; `birth` catches the rest.
 """
 
@@ -349,7 +351,6 @@ cdef class Poller:
                     break
             now = exact_monotonic()
         if PyList_GET_SIZE(self._fresh):
-            # It is always readable, and told of once: so the next turn comes, behind whatever else the loop has to do.
             self._watch_also(EPOLL_CTL_MOD, self._nudge, EPOLLIN | EPOLLONESHOT)
         return 0
 
@@ -462,12 +463,17 @@ cdef class Poller:
 
     cdef int _hear(self, Socket socket) except -1:
         """What does a new socket say? One that says nothing yet is asked again behind the others, once."""
+        cdef bint is_silent
         self._tell(socket, EPOLLIN)
-        if socket._is_silent and not socket._was_asked and not socket._buried and self._fresh:
+        is_silent = socket._gate is None and socket._protocol is None and not socket._closing
+        if is_silent and not socket._was_asked and PyList_GET_SIZE(self._fresh):
             socket._was_asked = True
             self._fresh.append(socket)
-        else:
+            return 0
+        try:
             self._admit(socket, True)
+        except Exception as error:
+            self._report(error)
         return 0
 
     cdef int _accept_by_reserve(self, int listener, int error) except -1:
@@ -532,7 +538,7 @@ cdef class Poller:
         socket._birth = self._births
         socket._interest = EPOLLIN
         socket._epoll = -1
-        socket._is_half_open = socket._is_silent = True
+        socket._is_half_open = True
         socket.address = address
         socket.is_crowded = is_crowded
         self._sockets[fd] = socket
@@ -639,9 +645,6 @@ cdef class Socket:
             self.close()
         elif errno != EAGAIN and errno != EINTR:
             self._break(errno)
-        else:
-            return 0
-        self._is_silent = False
         return 0
 
     def pause_reading(self):

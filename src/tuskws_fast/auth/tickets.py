@@ -38,6 +38,7 @@ class Tickets:
 
     def issue(self, session: int) -> str:
         named = self._run + session.to_bytes(_NUMBER_BYTES, "big")
+        # As `urlsafe_b64encode`, which takes two calls more: one is issued for each handshake.
         return b2a_base64(named + self._mac_of(named), newline=False).translate(_URL_SAFE).decode()
 
     def session_of(self, ticket: str) -> int:

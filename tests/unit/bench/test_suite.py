@@ -134,4 +134,4 @@ def test_a_floor_reached_in_spite_of_foreign_load_is_reached():
 
 
 def test_memory_is_judged_whatever_others_do():
-    assert disturbed_verdict("idle", pss_bytes_per_connection=8000.0) == suite.FAIL
+    assert disturbed_verdict("idle", pss_bytes_per_connection=5001.0) == suite.FAIL

@@ -411,6 +411,22 @@ def test_who_says_nothing_yet_is_asked_again_behind_the_others(host: Host) -> No
     quick.close()
 
 
+def test_a_failure_to_file_one_who_waits_leaves_nobody_unheard(host: Host) -> None:
+    def fail(sock: Socket) -> None:
+        raise RuntimeError("a defect")
+
+    host.on_waiting = fail  # type: ignore[method-assign]
+    host.on_settled = lambda sock: None  # type: ignore[method-assign]
+    ends = [socket.create_connection(host.listener.getsockname()) for _ in range(3)]
+    for end in ends[1:]:
+        end.sendall(b"hello")
+    host.until(lambda: host.heard == b"hellohello" and not host.poller.unheard)
+    assert [str(error) for error in host.loop.reported] == 3 * ["a defect"]
+    host.loop.reported.clear()
+    for end in ends:
+        end.close()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.10.200.9", "127.255.99.100"])
 def test_an_address_is_told_as_everybody_writes_it(host: Host, address: str) -> None:
     end = socket.create_connection(host.listener.getsockname(), source_address=(address, 0))

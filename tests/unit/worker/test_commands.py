@@ -30,7 +30,7 @@ def greeted(desk: Desk, number: int = 1) -> tuple[Session, Wire]:
     return session, wire
 
 
-def test_a_guest_is_greeted_at_once_and_announced_with_the_next_batch() -> None:
+def test_a_guest_is_greeted_at_once_and_announced_when_it_stays() -> None:
     desk = Desk()
     _session, wire = desk.connect()
     welcome = wire.pop()
@@ -55,7 +55,7 @@ def test_a_guest_who_asks_the_broker_for_something_is_announced_before_it() -> N
     assert desk.line.take() == []
 
 
-def test_a_guest_who_is_gone_before_the_batch_was_never_there() -> None:
+def test_a_guest_who_is_gone_before_that_was_never_there() -> None:
     desk = Desk()
     session, _ = desk.connect()
     session.on_closed(1000)
